@@ -1,0 +1,263 @@
+"""The CuPy backend: cuBLAS for the products, fused elementwise kernels for everything between them.
+
+The kernels are printed from the expressions; `sigmoid_delta` is the one that the delta rule is
+known by.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpubackprop import dropout
+from gpubackprop.activations import SIGMOID, Activation
+from gpubackprop.backends.base import Backend
+from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
+from gpubackprop.errors import missing
+from gpubackprop.expressions import Expression
+from gpubackprop.types import Array
+
+
+def load(device: int = 0) -> Any:
+    """Import CuPy and see that the device works.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        With the reason in words.
+    """
+    try:
+        import cupy
+    except ModuleNotFoundError:
+        raise missing("CuPy", "cuda13' (or 'gpubackprop[cuda12]") from None
+    reason = problem(device)
+    if reason:
+        raise RuntimeError(f"the GPU cannot be used: {reason}; choose backend='numpy'")
+    return cupy
+
+
+@functools.cache
+def problem(device: int = 0) -> str | None:
+    """Find out by doing whether a CUDA device can allocate, compile, run and multiply.
+
+    ``import cupy`` succeeds without a driver, and a device without CUDA's headers, NVRTC or cuBLAS
+    fails at its first use: so each of them is used once.
+
+    Returns
+    -------
+    str or None
+        The reason why not, in words; None if all is well. The answer is kept.
+    """
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()  # raises without a driver
+        if device >= count:
+            return f"there are {count} CUDA devices, so no number {device}"
+        with cupy.cuda.Device(device):
+            x = cupy.full((2, 2), 2, "float32")
+            doubled = cupy.ElementwiseKernel("T x", "T y", "y = 2 * x", "gpubackprop_probe")(x)
+            if float((doubled @ x)[0, 0]) != 16:
+                return "a test product gave a wrong result"
+    except Exception as error:  # ImportError, CUDARuntimeError, CompileException, CUBLASError ...
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def elementwise_kernel(kernel: Kernel) -> Any:
+    """Make CuPy's kernel of a printed one."""
+    import cupy
+
+    return cupy.ElementwiseKernel(
+        kernel.inputs, kernel.outputs, kernel.operation, kernel.name, no_return=True
+    )
+
+
+def sigmoid_delta() -> Any:
+    """Return the fused sigmoid-delta kernel, a `cupy.ElementwiseKernel`.
+
+    ``sigmoid_delta()(delta, a, out)`` computes ``out = delta * (a * (1 - a))`` in one pass over
+    memory, where the same in array operations takes three.
+    """
+    return elementwise_kernel(to_kernel(SIGMOID.delta))
+
+
+class PlainCupyBackend(Backend):
+    """CuPy arrays on one device, without kernels of ours; see `Backend` for the operations.
+
+    Parameters
+    ----------
+    name : str
+        "cupy-plain", "cupy-plain:1", ...
+    device : int
+    """
+
+    host = False
+
+    def __init__(self, name: str = "cupy-plain", device: int = 0) -> None:
+        super().__init__(name, load(device))
+        self.device = device
+        self._staging: dict[tuple[Any, ...], _Staging] = {}
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this device the current one."""
+        with np.errstate(all="ignore"), self.xp.cuda.Device(self.device):
+            yield
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Copy to the host. Waits for the device."""
+        host: np.ndarray = x.get() if self.owns(x) else np.asarray(x)
+        return host
+
+    def upload(self, source: np.ndarray, out: Array) -> Array:
+        """Copy from the host through page-locked memory, so that the host does not wait for the
+        device.
+        """
+        key = out.shape, out.dtype.char
+        if key not in self._staging:
+            self._staging[key] = _Staging(self.xp, out)
+        return self._staging[key].upload(source, out)
+
+    def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
+        """Gather ``out[i] = X[rows[i]]``; returns `out`."""
+        return self.xp.take(X, rows, axis=0, out=out)
+
+    def free_bytes(self) -> int:
+        """Return what the device has left, memory that CuPy's pool keeps included."""
+        with self.xp.cuda.Device(self.device) as device:
+            free: int = device.mem_info[0] + self.xp.get_default_memory_pool().free_bytes()
+            return free
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        self.xp.cuda.get_current_stream().synchronize()
+
+    def mark(self) -> Any:
+        """Return an event behind all that the device was given so far."""
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record()
+        return event
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the device has passed a mark."""
+        mark.synchronize()
+
+    def describe(self) -> str:
+        """Name the device."""
+        properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
+        return f"{properties['name'].decode()}, CuPy {self.xp.__version__}"
+
+    def erf(self, x: Array) -> Array:
+        """Return the error function of x."""
+        from cupyx.scipy.special import erf
+
+        return erf(x)
+
+
+class CupyBackend(PlainCupyBackend):
+    """CuPy arrays on one device, with fused kernels between the products.
+
+    Parameters
+    ----------
+    name : str
+        "cupy", "cupy:1", ...
+    device : int
+    """
+
+    plain = False
+
+    def __init__(self, name: str = "cupy", device: int = 0) -> None:
+        super().__init__(name, device)
+
+    def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
+        """Make a kernel of an expression."""
+        kernel = elementwise_kernel(to_kernel(expression))
+        T, n = dtype.type, len(expression.arguments)
+        constants = [T(value) for value in expression.folded.constants.values()]
+        n_read = n + len(expression.scalars)
+
+        def run(*values: Any) -> None:
+            # A Python float would be passed as a double.
+            scalars = [T(value) for value in values[n:n_read]]
+            kernel(*values[:n], *scalars, *constants, *values[n_read:])
+
+        return run
+
+    @functools.cached_property
+    def _kernels(self) -> dict[str, Any]:
+        cp = self.xp
+        return {
+            "dropout": elementwise_kernel(dropout_kernel()),
+            "one_hot": cp.ElementwiseKernel(
+                "I label, int64 n_classes", "T out",
+                "out = label == i % n_classes", "one_hot", no_return=True,
+            ),
+            "norm": cp.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "norm"),
+            "clip": cp.ElementwiseKernel(
+                "T norm, T limit", "T g",
+                "if (!(norm <= limit)) g = g * (limit / norm)", "clip_norm", no_return=True,
+            ),
+            "not_finite": cp.ReductionKernel(
+                "T x", "float64 y",
+                "isfinite(x) ? 0. : 1.", "a + b", "y = a == 0", "0", "all_finite",
+            ),
+        }  # fmt: skip
+
+    def one_hot(self, labels: Array, out: Array) -> Array:
+        """Write 1 where the column is the row's label, else 0; returns `out`."""
+        self._kernels["one_hot"](labels[:, None], out.shape[1], out)
+        return out
+
+    def layer(
+        self, a: Array, W: Array, b: Array | None, activation: Activation, z: Array, out: Array
+    ) -> Array:
+        """Pass a batch through one layer: a product, then bias and activation in one pass."""
+        if b is None:
+            return super().layer(a, W, b, activation, z, out)
+        self.xp.matmul(a, W.T, out=z)
+        if z is out:
+            self.elementwise(activation.bias, z.dtype)(z, b, out)
+        else:
+            self.elementwise(activation.bias_keeping_z, z.dtype)(z, b, z, out)
+        return out
+
+    def dropout_mask(self, key: int, p: float, first: int, out: Array) -> Array:
+        """Write a dropout mask in one pass."""
+        integers = np.uint64(key), np.uint64(first * out.shape[1]), np.uint64(dropout.threshold(p))
+        self._kernels["dropout"](*integers, out.dtype.type(1 / (1 - p)), out)
+        return out
+
+    def clip_norm(self, g: Array, limit: float, cell: Array) -> None:
+        """Scale a gradient down to an L2 norm of at most `limit`, in place and without waiting."""
+        self._kernels["norm"](g, axis=0, keepdims=True, out=cell)
+        self._kernels["clip"](cell, g.dtype.type(limit), g)
+
+    def all_finite(self, x: Array, out: Array) -> None:
+        """Write 1 into `out`, of shape (1,), if every element of x is a finite number, else 0."""
+        self._kernels["not_finite"](x, axis=0, keepdims=True, out=out)
+
+
+class _Staging:
+    """Two page-locked buffers of one shape. Each is reused only after the copy before the last has
+    passed.
+    """
+
+    def __init__(self, cp: Any, like: Array) -> None:
+        import cupyx
+
+        self.buffers = [cupyx.empty_pinned(like.shape, like.dtype) for _ in range(2)]
+        self.events = [cp.cuda.Event(disable_timing=True) for _ in range(2)]
+        self.used = 0
+
+    def upload(self, source: np.ndarray, out: Array) -> Array:
+        which = self.used % 2
+        if self.used >= 2:
+            self.events[which].synchronize()
+        np.copyto(self.buffers[which], source, casting="unsafe")
+        out.set(self.buffers[which])
+        self.events[which].record()
+        self.used += 1
+        return out

@@ -1,0 +1,205 @@
+"""The NumPy backend: the plain operations, written into ``out=`` and done in blocks that stay in
+the cache.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubackprop import dropout
+from gpubackprop.activations import Activation
+from gpubackprop.backends.base import Backend, load_erf
+from gpubackprop.backends.numpy_printer import to_numpy
+from gpubackprop.expressions import Expression
+from gpubackprop.types import Array
+
+#: Elements of an array that are worked on at once: 64 KiB of float32, so that a pass of several
+#: calls over a few arrays stays in the second-level cache.
+BLOCK = 16384
+_KEPT_SHAPES = 64
+
+
+class _Kernel(threading.local):
+    """A printed expression with scratch of its own in each thread."""
+
+    def __init__(self, function: Callable[..., None], dtypes: list[np.dtype]) -> None:
+        self.function = function
+        self.scratch = [np.empty(BLOCK, dtype) for dtype in dtypes]
+        self.shaped: dict[tuple[int, ...], tuple[np.ndarray, ...]] = {}
+
+    def __call__(self, *values: Any) -> None:
+        out = values[-1]
+        shaped = self.shaped.get(out.shape)
+        if shaped is None:
+            if out.size > BLOCK:
+                return self.in_blocks(values, out.size)
+            if len(self.shaped) >= _KEPT_SHAPES:
+                self.shaped.clear()
+            shaped = tuple(s[: out.size].reshape(out.shape) for s in self.scratch)
+            self.shaped[out.shape] = shaped
+        self.function(*values, *shaped)
+
+    def in_blocks(self, values: tuple[Any, ...], size: int) -> None:
+        flat = [v.reshape(-1) if isinstance(v, np.ndarray) and v.ndim else v for v in values]
+        if any(np.ndim(v) and not v.flags.c_contiguous for v in values):
+            raise ValueError(
+                "the arrays of an elementwise pass must be C-contiguous; copy them first"
+            )
+        for start in range(0, size, BLOCK):
+            part = slice(start, min(start + BLOCK, size))
+            scratch = [s[: part.stop - start] for s in self.scratch]
+            self.function(*[v[part] if np.ndim(v) else v for v in flat], *scratch)
+
+
+class NumpyBackend(Backend):
+    """NumPy arrays; see `Backend` for the operations."""
+
+    plain = False
+
+    def __init__(self, name: str = "numpy") -> None:
+        super().__init__(name, np)
+
+    def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
+        """Print, as NumPy calls that allocate nothing, and compile."""
+        printed = to_numpy(expression)
+        scope: dict[str, Any] = {"np": np, "erf": load_erf() if "erf(" in printed.source else None}
+        # 0-d arrays: the quickest form of a number for a ufunc, and one that has a dtype.
+        scope |= {name: np.array(value, dtype) for name, value in printed.numbers.items()}
+        exec(printed.source, scope)  # only names and operators that `parse` let through
+        dtypes = [dtype] * printed.n_scratch + [np.dtype(bool)] * printed.n_flags
+        return _Kernel(scope[expression.name], dtypes)
+
+    def copy(self, source: Array, out: Array) -> Array:
+        """Copy, casting; returns `out`."""
+        np.copyto(out, source, casting="unsafe")
+        return out
+
+    upload = copy
+
+    def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
+        """Gather ``out[i] = X[rows[i]]``; returns `out`. Rows must be in range: they are not
+        checked.
+        """
+        # mode="clip" writes straight into `out`; the default mode goes through a copy.
+        return np.take(X, rows, axis=0, out=out, mode="clip")
+
+    def affine(self, a: Array, W: Array, b: Array | None, out: Array) -> Array:
+        """Return ``out = a @ W.T + b``."""
+        np.dot(a, W.T, out=out)
+        if b is not None:
+            np.add(out, b, out=out)
+        return out
+
+    def layer(
+        self, a: Array, W: Array, b: Array | None, activation: Activation, z: Array, out: Array
+    ) -> Array:
+        """Pass a batch through one layer; bias and activation in blocks of rows."""
+        if z.size <= BLOCK:
+            return super().layer(a, W, b, activation, z, out)
+        np.dot(a, W.T, out=z)
+        forward = self.elementwise(activation.forward, z.dtype)
+        n_rows = max(1, BLOCK // z.shape[1])
+        for start in range(0, len(z), n_rows):
+            z_part, out_part = z[start : start + n_rows], out[start : start + n_rows]
+            if b is not None:
+                np.add(z_part, b, out=z_part)
+            if z is not out or not activation.linear:
+                forward(z_part, out_part)
+        return out
+
+    def backprop(
+        self,
+        delta: Array,
+        W: Array,
+        activation: Activation,
+        read: Array,
+        mask: Array | None,
+        out: Array,
+    ) -> Array:
+        """Carry the error one layer back."""
+        np.dot(delta, W, out=out)
+        if mask is not None:
+            np.multiply(out, mask, out=out)
+        if not activation.linear:
+            self.elementwise(activation.delta, out.dtype)(out, read, out)
+        return out
+
+    def gradient(self, delta: Array, a: Array, dW: Array, db: Array | None) -> None:
+        """Write the gradient of one layer."""
+        np.dot(delta.T, a, out=dW)
+        if db is None:
+            return
+        if len(delta) == 1:
+            np.copyto(db, delta[0])
+        else:
+            np.add.reduce(delta, axis=0, out=db)
+
+    def softmax(self, z: Array, shifted: Array, row: Array, out: Array) -> Array:
+        """Return the softmax of each row of z; the reductions without NumPy's Python wrappers."""
+        np.maximum.reduce(z, axis=1, keepdims=True, out=row)
+        np.subtract(z, row, out=shifted)
+        np.exp(shifted, out=out)
+        self.sum_rows(out, row)
+        np.divide(out, row, out=out)
+        np.log(row, out=row)
+        return out
+
+    def sum_rows(self, x: Array, out: Array) -> Array:
+        """Sum each row of x into `out`, of shape (n, 1)."""
+        return np.add.reduce(x, axis=1, keepdims=True, out=out)
+
+    def total(self, x: Array, out: Array) -> Array:
+        """Sum all elements in float64 into `out`, of shape (1,)."""
+        np.add.reduce(x.reshape(-1), axis=0, keepdims=True, dtype=np.float64, out=out)
+        return out
+
+    def record(self, value: Array, step: int, total: Array, first_bad: Array) -> None:
+        """Add a step's loss to the running total."""
+        number = value.item()
+        total[0] += number
+        if first_bad[0] < 0 and not math.isfinite(number):
+            first_bad[0] = step
+
+    def clip_norm(self, g: Array, limit: float, cell: Array) -> None:
+        """Scale a gradient down to an L2 norm of at most `limit`, in place."""
+        norm = float(np.sqrt(np.dot(g, g)))
+        if not norm <= limit:  # also when it is NaN, so that the loss can tell
+            np.multiply(g, g.dtype.type(limit / norm), out=g)
+
+    def dropout_mask(self, key: int, p: float, first: int, out: Array) -> Array:
+        """Write a dropout mask: 1 / (1 - p) where an output is kept, else 0."""
+        kernel = self._compiled.get("dropout")
+        if kernel is None:
+            kernel = self._compiled["dropout"] = _DropoutKernel()
+        kernel(key, dropout.threshold(p), 1 / (1 - p), first * out.shape[1], out)
+        return out
+
+
+class _DropoutKernel(threading.local):
+    """The hash of `gpubackprop.dropout` in place, with scratch of its own in each thread."""
+
+    def __init__(self) -> None:
+        self.x, self.shifted = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+        self.kept = np.empty(BLOCK, bool)
+        self.counters = np.arange(BLOCK, dtype=np.uint64)
+
+    def __call__(self, key: int, threshold: int, scale: float, first: int, out: Array) -> None:
+        flat, word = out.reshape(-1), np.uint64(0xFFFFFFFF)
+        for start in range(0, flat.size, BLOCK):
+            n = min(BLOCK, flat.size - start)
+            x, shifted, kept = self.x[:n], self.shifted[:n], self.kept[:n]
+            np.add(self.counters[:n], np.uint64(first + start), out=x)
+            np.bitwise_and(x, word, out=x)
+            np.bitwise_xor(x, np.uint64(key), out=x)
+            for step, constant in dropout.MIX:
+                if step == "xor_shift":
+                    np.right_shift(x, np.uint64(constant), out=shifted)
+                    np.bitwise_xor(x, shifted, out=x)
+                else:
+                    np.multiply(x, np.uint64(constant), out=x)
+                    np.bitwise_and(x, word, out=x)
+            np.greater_equal(x, np.uint64(threshold), out=kept)
+            np.multiply(kept, out.dtype.type(scale), out=flat[start : start + n])

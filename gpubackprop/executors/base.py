@@ -1,0 +1,150 @@
+"""What an executor is: how a run of batches is done.
+
+Executors see a model, parameters and a backend, never a `Network`. All of them keep one contract:
+same parameters and order of rows in, same parameters out, to rounding.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpubackprop.backends.base import Backend
+from gpubackprop.backprop import State
+from gpubackprop.buffers import Parameters
+from gpubackprop.data import Source
+from gpubackprop.model import Model
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.types import Array
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an executor is asked to do, as far as it is known before the first row.
+
+    Attributes
+    ----------
+    model : Model
+    backend : Backend
+    optimizer : Optimizer
+    batch_size : int or None
+        Rows of an update; None where the source decides.
+    weighted : bool
+        Whether the samples have weights.
+    dropout_seed : int
+        Of the dropout masks.
+    """
+
+    model: Model
+    backend: Backend
+    optimizer: Optimizer
+    batch_size: int | None
+    weighted: bool
+    dropout_seed: int
+
+
+class Tally:
+    """Sum of an epoch's losses, on the device, read once an epoch.
+
+    Attributes
+    ----------
+    total : float64 array of shape (1,)
+        Sum of w_i * loss_i over the rows so far.
+    first_bad : float64 array of shape (1,)
+        The first batch whose loss was NaN or infinite; -1 before there is one.
+    value, part : float64 array of shape (1,)
+        One batch's sum, and one slice's.
+    finite : float64 array of shape (1,)
+        1 if all parameters were finite numbers at the epoch's end, else 0.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        # One array, so that the epoch's end is one copy.
+        self._all = backend.zeros((5,), "float64")
+        self.total, self.first_bad, self.value, self.part, self.finite = (
+            self._all[i : i + 1] for i in range(5)
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        """Start an epoch."""
+        self.total[...] = 0.0
+        self.first_bad[...] = -1.0
+
+    def read(self) -> tuple[float, int | None, bool]:
+        """Wait for the device; return the total, the first bad batch and whether all parameters are
+        finite.
+        """
+        total, first_bad, _, _, finite = self._backend.to_numpy(self._all).tolist()
+        return total, None if first_bad < 0 else int(first_bad), bool(finite)
+
+
+@dataclass
+class Progress:
+    """Where in an epoch a run stands, and what a learning rate is there.
+
+    Attributes
+    ----------
+    learning_rate : callable
+        Returns the rate of a batch, counted from the epoch's start.
+    batch : int
+        Batches done in this epoch.
+    steps : int
+        Updates that the network has had in its life: dropout masks depend on it.
+    """
+
+    learning_rate: "LearningRateOf"
+    batch: int = 0
+    steps: int = 0
+
+
+class LearningRateOf(Protocol):
+    """The learning rate of a batch of the epoch."""
+
+    def __call__(self, batch: int) -> float:
+        """Return the rate of a batch, counted from the epoch's start."""
+
+
+class Executor(Protocol):
+    """Trains on slices of an epoch."""
+
+    name: str
+
+    def __init__(self, job: Job) -> None: ...
+
+    @staticmethod
+    def refusal(job: Job) -> str | None:
+        """Return why this executor cannot do a job, in words; None if it can."""
+
+    def run(
+        self,
+        source: Source,
+        order: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        tally: Tally,
+    ) -> None:
+        """Train on one slice of an epoch: an update after each `batch_size` rows.
+
+        Parameters
+        ----------
+        source : Source
+        order : integer array or None
+            Rows of the epoch in order, where the source wants them (host or device); None is 0, 1,
+            2, ...
+        start, stop : int
+            Positions in `order`. `start` is a multiple of `batch_size`; the last batch may be
+            short.
+        batch_size : int
+        parameters : Parameters
+            Overwritten.
+        state : State
+            Overwritten: gradient and slots.
+        progress : Progress
+            Moved on.
+        tally : Tally
+            Each batch's loss, from before its update, is added.
+        """

@@ -1,0 +1,140 @@
+"""The eager executor: the operations one by one, on any backend. The readable reference."""
+
+from gpubackprop import backprop
+from gpubackprop.backprop import SLICE, Dropping, State
+from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.data import Source
+from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.gather import Gather
+from gpubackprop.types import Array
+
+#: Rows are gathered for several batches at once, up to about this many elements of X (256 KiB of
+#: float32).
+_GATHERED = 65536
+
+
+class Eager:
+    """See `gpubackprop.executors.base.Executor`."""
+
+    name = "eager"
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._workspace: Workspace | None = None
+        self._second: Parameters | None = None
+        self._gather = Gather(job.model, job.backend)
+
+    @staticmethod
+    def refusal(job: Job) -> str | None:
+        """Return None: it can do every job."""
+        return None
+
+    def run(
+        self,
+        source: Source,
+        order: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        tally: Tally,
+    ) -> None:
+        """Train on one slice of an epoch; see `Executor.run`."""
+        per_block = max(
+            1, min(_GATHERED // (batch_size * self.job.model.sizes[0]), SLICE // batch_size)
+        )
+        block = batch_size * per_block
+        for i in range(start, stop, block):
+            rows = min(block, stop - i)
+            if batch_size <= SLICE:
+                X, Y, w = self._gather.rows(source, order, i, i + rows)
+            for k in range(0, rows, batch_size):
+                n = min(batch_size, rows - k)
+                dropping = self._dropping(progress)
+                if batch_size <= SLICE:
+                    part = slice(k, k + n)
+                    w_part = None if w is None else w[part]
+                    self._gradient(
+                        X[part],
+                        Y[part],
+                        w_part,
+                        n,
+                        parameters,
+                        state.gradient,
+                        dropping,
+                        tally.value,
+                    )
+                else:
+                    self.batch_gradient(source, order, i + k, n, parameters, state, dropping, tally)
+                self._finish(parameters, state, progress, tally)
+
+    def _finish(
+        self, parameters: Parameters, state: State, progress: Progress, tally: Tally
+    ) -> None:
+        """Record the loss and update."""
+        job = self.job
+        job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
+        rate = progress.learning_rate(progress.batch)
+        backprop.update(job.backend, job.optimizer, parameters, state, rate)
+        progress.batch += 1
+        progress.steps += 1
+
+    def _gradient(
+        self,
+        X: Array,
+        Y: Array,
+        w: Array | None,
+        batch_size: int,
+        parameters: Parameters,
+        out: Parameters,
+        dropping: Dropping | None,
+        loss: Array,
+    ) -> None:
+        """Write the gradient of some rows of a batch of `batch_size`, and their summed loss."""
+        backend, model, n = self.job.backend, self.job.model, len(X)
+        ws = self._workspace
+        if ws is None or ws.n_rows < n:
+            ws = self._workspace = Workspace(model, n, backend)
+        ws = ws.rows(n)
+        backprop.forward(backend, model, parameters, X, ws, dropping)
+        backend.loss(model, ws, Y, w, loss)
+        scale = 1.0 / batch_size
+        backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
+
+    def batch_gradient(
+        self,
+        source: Source,
+        order: Array | None,
+        start: int,
+        n: int,
+        parameters: Parameters,
+        state: State,
+        dropping: Dropping | None,
+        tally: Tally,
+    ) -> None:
+        """Write the gradient of one batch of any size into ``state.gradient``, and its loss into
+        ``tally.value``.
+
+        A batch larger than SLICE is done in slices, added up in order.
+        """
+        backend = self.job.backend
+        if self._second is None:
+            self._second = Parameters(
+                parameters.model, backend.zeros(parameters.flat.shape, parameters.model.dtype)
+            )
+        for first in range(0, n, SLICE):
+            X, Y, w = self._gather.rows(source, order, start + first, start + min(first + SLICE, n))
+            out, loss = (self._second, tally.part) if first else (state.gradient, tally.value)
+            if dropping is not None:
+                dropping = Dropping(dropping.seed, dropping.step, first)
+            self._gradient(X, Y, w, n, parameters, out, dropping, loss)
+            if first:
+                backend.add(self._second.flat, state.gradient.flat)
+                backend.add(tally.part, tally.value)
+
+    def _dropping(self, progress: Progress) -> Dropping | None:
+        if not any(self.job.model.dropout):
+            return None
+        return Dropping(self.job.dropout_seed, progress.steps)

@@ -1,0 +1,99 @@
+"""What all tests share: the backends, with CuPy run on a GPU or else, through cpucuda, without one."""
+
+import ctypes
+import os
+
+import numpy as np
+import pytest
+
+import cpucuda
+
+# What "auto" means in the tests: under emulation CuPy is always slower.
+os.environ.setdefault("GPUBACKPROP_BACKEND", "numpy")
+
+#: Tolerances by dtype. float32: some tens of roundings of 6e-8. float64: the same of 1e-16, times the length of sums.
+RTOL = {"float32": 2e-5, "float64": 1e-12}
+ATOL = {"float32": 2e-6, "float64": 1e-13}
+BACKENDS = ("numpy", "numpy-plain", "cupy", "cupy-plain")
+
+
+def _devices() -> int:
+    """Count the GPUs by asking the driver, without importing CuPy."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def _prepare_cupy() -> str | None:
+    """Make CuPy usable; returns why it cannot be."""
+    if _devices():
+        return None
+    reason = cpucuda.problem()
+    if reason is None:
+        cpucuda.install()
+    return reason
+
+
+NO_CUPY = _prepare_cupy()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say on what the CuPy tests run."""
+    if NO_CUPY:
+        return f"cupy: not run ({NO_CUPY})"
+    return f"cupy: on {'cpucuda (no GPU)' if cpucuda.installed() else 'a GPU'}"
+
+
+def require(name: str) -> None:
+    """Skip a test of a backend that cannot run here; where CuPy is required (in CI), fail instead."""
+    if name.startswith("cupy") and NO_CUPY:
+        if os.environ.get("GPUBACKPROP_REQUIRE_CUPY"):
+            pytest.fail(f"GPUBACKPROP_REQUIRE_CUPY is set, and CuPy cannot run: {NO_CUPY}")
+        pytest.skip(NO_CUPY)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest):
+    """Every backend in turn, its device current."""
+    from gpubackprop import backends
+
+    require(request.param)
+    found = backends.get(request.param)
+    with found.active():
+        yield found
+
+
+@pytest.fixture
+def cupy_backend():
+    """The fused CuPy backend, its device current."""
+    from gpubackprop import backends
+
+    require("cupy")
+    found = backends.get("cupy")
+    with found.active():
+        yield found
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> np.dtype:
+    """Both dtypes in turn."""
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(20261124)
+
+
+def close(actual: object, expected: object, dtype: object, *, factor: float = 1.0) -> None:
+    """Compare with the tolerances of a dtype. A NaN fails where none is expected."""
+    name = np.dtype(dtype).name
+    np.testing.assert_allclose(
+        actual, expected, rtol=RTOL[name] * factor, atol=ATOL[name] * factor
+    )
