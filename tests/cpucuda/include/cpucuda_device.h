@@ -5,6 +5,7 @@
 #pragma once
 #include <assert.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -158,6 +159,8 @@ inline double __longlong_as_double(long long v) { return cpucuda::from_bits<doub
 inline long long __double_as_longlong(double v) { return static_cast<long long>(cpucuda::to_bits(v)); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __clz(int v) { return v ? __builtin_clz(v) : 32; }
+inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
+inline int __clzll(long long v) { return v ? __builtin_clzll(v) : 64; }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 
 // Fast approximations, computed exactly.

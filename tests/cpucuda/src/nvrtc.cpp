@@ -80,17 +80,17 @@ std::string flattened(const std::string& s) {
 // extern __shared__ T name[];  ->  T* const name = the launch's dynamic memory.
 // Without extern, the macro __shared__ (see compile()) does what is needed.
 void rewrite_shared(std::string& s) {
-  for (size_t at = 0; (at = find_word(s, "extern", at)) != std::string::npos; at++) {
-    size_t end = s.find_first_of(";{(\"", at), mark = find_word(s, "__shared__", at);
-    if (end > s.size() || s[end] == '"' || mark > end) continue;  // not such a declaration
-    while (s[end] == '(') end = s.find_first_of(";{(", end + 1);  // of alignas(16), say
-    size_t bracket = s.rfind('[', end), name = bracket;
+  for (size_t mark = 0; (mark = find_word(s, "__shared__", mark)) != std::string::npos; mark++) {
+    size_t begin = s.find_last_of(";{}", mark) + 1;  // of the declaration
+    size_t word = find_word(s.substr(begin, mark - begin), "extern"), end = s.find(';', mark);
+    if (word == std::string::npos || end == std::string::npos) continue;
+    size_t name = s.rfind('[', end);
     while (name && !is_word(s[name - 1])) name--;
     size_t name_end = name;
     while (name && is_word(s[name - 1])) name--;
     std::string with = s.substr(mark + 10, name - mark - 10) + "* const " +
                        s.substr(name, name_end - name) + " = cpucuda::DynamicShared{}";
-    s.replace(at, end - at, with);
+    s.replace(begin + word, end - begin - word, with);
   }
 }
 
@@ -102,8 +102,7 @@ void rewrite_kernels(std::string& s) {
   int number = 0;
   for (size_t at = 0; (at = find_word(s, mark, at)) != std::string::npos;) {
     s.erase(at, mark.size());
-    size_t begin = s.find_last_of(";{}", at);
-    begin = begin == std::string::npos ? 0 : begin + 1;
+    size_t begin = s.find_last_of(";{}", at) + 1;
     size_t paren = s.find('(', at), end = paren;
     if (paren == std::string::npos) return;
     int depth = 0;

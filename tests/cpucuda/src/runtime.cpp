@@ -105,10 +105,9 @@ API int cudaDeviceGetAttribute(int* v, int attribute, int device) {
       {1, kMaxThreadsPerBlock}, {2, 1024}, {3, 1024}, {4, 64}, {5, 0x7fffffff}, {6, 65535},
       {7, 65535}, {8, kSharedPerBlock}, {9, 65536}, {10, kWarp}, {11, 0x7fffffff}, {12, 65536},
       {13, 1000000}, {14, 512}, {15, 1}, {16, kMultiprocessors}, {19, 1}, {31, 1}, {36, 1000000},
-      {37, 64}, {38, 1 << 20}, {39, kThreadsPerMultiprocessor}, {40, 1}, {41, 1}, {78, 1}, {75, compute_capability() / 10},
-      {76, compute_capability() % 10},
-      {81, 164 << 10}, {82, 65536}, {87, 2}, {95, 1}, {97, kSharedOptin}, {106, 32}, {111, 1024},
-      {115, 1}};
+      {37, 64}, {38, 1 << 20}, {39, kThreadsPerMultiprocessor}, {40, 1}, {41, 1},
+      {75, compute_capability() / 10}, {76, compute_capability() % 10}, {78, 1}, {81, 164 << 10}, {82, 65536},
+      {87, 2}, {95, 1}, {97, kSharedOptin}, {106, 32}, {111, 1024}, {115, 1}};
   auto i = values.find(attribute);
   *v = i == values.end() ? 0 : i->second;
   return kSuccess;
