@@ -1,6 +1,4 @@
-"""Multi-layer perceptrons trained by hand-written, vectorised backpropagation, on NumPy or CuPy
-arrays.
-"""
+"""Multi-layer perceptrons trained by hand-written backpropagation, on NumPy or CuPy arrays."""
 
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.data import Batches

@@ -1,5 +1,7 @@
 """The user's arguments of `Network` and `fit`: checked, and made into what the rest works with."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import numbers
@@ -60,9 +62,7 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 def initial(init: Any, model: Model) -> list[Initializer]:
-    """Return how the weights of each layer start: `init` is one for all layers, or a list with one
-    for each.
-    """
+    """Return how each layer's weights start: `init` is one for all layers, or a list of one each."""
     several = isinstance(init, list | tuple)
     if several and len(init) != model.n_layers:
         raise ValueError(
@@ -247,8 +247,7 @@ def early_stopping(value: Any) -> EarlyStopping | None:
 
 
 def trainable(value: Any, model: Model) -> np.ndarray | None:
-    """Turn `trainable` into a flat array of 0 and 1, laid out like the parameters; None if all may
-    change.
+    """Turn `trainable` into a flat array of 0 and 1, laid out like the parameters, or None for all.
 
     Parameters
     ----------

@@ -17,8 +17,7 @@ class Memory(Protocol):
 
 
 class Parameters:
-    """Numbers laid out like a model's parameters: the parameters themselves, a gradient, an
-    optimiser's slot.
+    """Numbers laid out like a model's parameters: these, a gradient, or an optimiser's slot.
 
     Parameters
     ----------

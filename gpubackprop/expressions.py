@@ -198,9 +198,7 @@ class Expression:
 
     @functools.cached_property
     def folded(self) -> "Folded":
-        """The parsed statements, after whatever does not depend on an array or a scalar was
-        computed.
-        """
+        """The parsed statements, with what depends on no array and no scalar computed."""
         return _fold(self)
 
     @property

@@ -11,8 +11,7 @@ from gpubackprop.expressions import Expression
 
 
 class Loss:
-    """A loss of one output ``o`` against its target ``y``; a sample's loss is the sum over its
-    outputs.
+    """A loss of one output ``o`` against its target ``y``; a sample's is the sum over its outputs.
 
     Parameters
     ----------

@@ -1,5 +1,7 @@
 """`Network`: the face of the library. One line a method, no arithmetic of its own."""
 
+from __future__ import annotations
+
 import copy
 import threading
 from collections.abc import Iterable
@@ -86,8 +88,9 @@ class Network:
         model = arguments.build_model(sizes, hidden, output, loss, bias, dropout, dtype)
         starts = arguments.initial(init, model)
         self._setup(model, backends.get(backend), arguments.generator(rng))
-        for W, start, shape in zip(self.weights, starts, model.layout.shapes, strict=True):
-            self.backend.upload(start(self.rng, *shape), W)
+        with self.backend.active():
+            for W, start, shape in zip(self.weights, starts, model.layout.shapes, strict=True):
+                self.backend.upload(start(self.rng, *shape), W)
         self._dropout_seed = int(self.rng.integers(2**32))
 
     def _setup(self, model: Model, backend: Backend, rng: np.random.Generator) -> None:
@@ -104,9 +107,7 @@ class Network:
 
     @property
     def weights(self) -> list[Array]:
-        """W of each layer, of shape (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets
-        them.
-        """
+        """W of each layer, (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets them."""
         return list(self._parameters.weights)
 
     @property
@@ -274,9 +275,7 @@ class Network:
         return loss
 
     def _stepper(self, optimizer: Optimizer, frozen: np.ndarray | None) -> Stepper:
-        """Return the one of the last `step`, or a fresh one if the optimiser or what is trainable
-        has changed.
-        """
+        """Return the last step's, or a fresh one if the optimiser or what is trainable has changed."""
         last = self._stepping
         if last is not None and last.goes_on(optimizer, frozen):
             return last
@@ -292,8 +291,9 @@ class Network:
         sample_weight: Any = None,
         trainable: Any = None,
     ) -> Trace:
-        """Do what `step` would do and keep every x, z, a, delta, gradient and new weight; changes
-        nothing.
+        """Do what `step` would do, and keep every x, z, a, delta, gradient and new weight.
+
+        The network is not changed.
 
         Parameters
         ----------
@@ -339,8 +339,7 @@ class Network:
             return self._evaluator().outputs(self._parameters, rows, out)
 
     def predict_classes(self, X: Any) -> Array:
-        """Return class numbers of shape (n_samples,); for several sigmoid outputs 0 or 1 each,
-        (n_samples, n_out).
+        """Return class numbers of shape (n_samples,); of several sigmoid outputs 0 or 1 each.
 
         A single sigmoid output is class 1 from 0.5 on, softmax outputs are the class of the
         largest.
@@ -394,7 +393,7 @@ class Network:
 
     # ---- copies ---------------------------------------------------------------------------------
 
-    def copy(self, *, backend: str | Backend | None = None, dtype: Any = None) -> "Network":
+    def copy(self, *, backend: str | Backend | None = None, dtype: Any = None) -> Network:
         """Return an independent network with the same parameters and the same generator state.
 
         Parameters
@@ -431,7 +430,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._restore(state, backends.rebuild(state["backend"]))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         return self.copy()
 
     def _restore(self, state: dict[str, Any], backend: Backend) -> None:

@@ -1,6 +1,4 @@
-"""One training step with everything in it: what a reader would compute by hand, from the code that
-trains.
-"""
+"""One training step with everything in it, from the code that trains."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """`fit`: epochs, slices, history, callbacks, early stopping."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections import deque
@@ -15,7 +17,7 @@ from gpubackprop.backprop import SLICE, State
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.data import Batches, Source, row_order
 from gpubackprop.errors import DivergenceError
-from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.eager import Eager
 from gpubackprop.gather import Gather
 from gpubackprop.model import Model
@@ -216,7 +218,8 @@ class Trainer:
         self.best: Array | None = None
         self.best_loss, self.bad_epochs = math.inf, 0
         self.evaluator = Evaluator(job.backend, job.model)
-        self.seconds, self.samples, self._slice_batches = 0.0, 0, 1
+        self.seconds, self.samples = 0.0, 0
+        self._slice_batches = batches_per_block(job.model, job.batch_size or 1)
         self._epoch_rate = 0.0
 
     def fit(self) -> History:
@@ -369,8 +372,7 @@ class Trainer:
 
 
 class Stepper:
-    """Single updates, and gradients, with all rows as one batch. Keeps the optimiser's slots
-    between updates.
+    """Single updates and gradients, all rows as one batch; keeps the slots between updates.
 
     Parameters
     ----------
@@ -394,9 +396,7 @@ class Stepper:
         return same and optimizer == self.job.optimizer
 
     def step(self, source: Source, parameters: Parameters, steps: int) -> float:
-        """Do one update; returns the mean loss from before it. `steps` counts the network's updates
-        so far.
-        """
+        """Do one update, the network's `steps`-th from 0; returns the mean loss from before it."""
         schedule, n = self.job.optimizer.schedule, source.n_samples
         rate = schedule.rate(0.0, schedule.begin())
         progress = Progress(lambda batch: rate, steps=steps)
@@ -430,7 +430,7 @@ class Stepper:
     @classmethod
     def from_numpy(
         cls, model: Model, backend: Backend, dropout_seed: int, saved: dict[str, Any]
-    ) -> "Stepper":
+    ) -> Stepper:
         """Return what was saved, on any backend."""
         job = Job(model, backend, saved["optimizer"], None, True, dropout_seed)
         stepper = cls(job, saved["trainable"])

@@ -1,6 +1,4 @@
-"""The NumPy backend: the plain operations, written into ``out=`` and done in blocks that stay in
-the cache.
-"""
+"""The NumPy backend: everything written into ``out=``, in blocks that stay in the cache."""
 
 import math
 import threading
@@ -80,9 +78,7 @@ class NumpyBackend(Backend):
     upload = copy
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
-        """Gather ``out[i] = X[rows[i]]``; returns `out`. Rows must be in range: they are not
-        checked.
-        """
+        """Gather ``out[i] = X[rows[i]]``; returns `out`. Whether rows are in range is not checked."""
         # mode="clip" writes straight into `out`; the default mode goes through a copy.
         return np.take(X, rows, axis=0, out=out, mode="clip")
 

@@ -4,13 +4,9 @@ from gpubackprop import backprop
 from gpubackprop.backprop import SLICE, Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.data import Source
-from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.gather import Gather
 from gpubackprop.types import Array
-
-#: Rows are gathered for several batches at once, up to about this many elements of X (256 KiB of
-#: float32).
-_GATHERED = 65536
 
 
 class Eager:
@@ -42,10 +38,7 @@ class Eager:
         tally: Tally,
     ) -> None:
         """Train on one slice of an epoch; see `Executor.run`."""
-        per_block = max(
-            1, min(_GATHERED // (batch_size * self.job.model.sizes[0]), SLICE // batch_size)
-        )
-        block = batch_size * per_block
+        block = batch_size * batches_per_block(self.job.model, batch_size)
         for i in range(start, stop, block):
             rows = min(block, stop - i)
             if batch_size <= SLICE:
@@ -114,8 +107,7 @@ class Eager:
         dropping: Dropping | None,
         tally: Tally,
     ) -> None:
-        """Write the gradient of one batch of any size into ``state.gradient``, and its loss into
-        ``tally.value``.
+        """Write one batch's gradient into ``state.gradient`` and its loss into ``tally.value``.
 
         A batch larger than SLICE is done in slices, added up in order.
         """
