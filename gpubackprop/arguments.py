@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from gpubackprop.data import Batches
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.training import EarlyStopping
+from gpubackprop.training import EVENTS, EarlyStopping
 
 
 def integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
@@ -62,7 +62,7 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 def initial(init: Any, model: Model) -> list[Initializer]:
-    """Return how each layer's weights start: `init` is one for all layers, or a list of one each."""
+    """Return how weights start: `init` is one for all layers, or a list of one each."""
     several = isinstance(init, list | tuple)
     if several and len(init) != model.n_layers:
         raise ValueError(
@@ -114,6 +114,19 @@ def validation(value: Any) -> tuple[Any, Any, Any]:
     return X, Y, sample_weight
 
 
+def callbacks(value: Any) -> list[Any]:
+    """Check `callbacks`: objects with at least one of the methods that are called."""
+    if not isinstance(value, Iterable):
+        raise TypeError(f"callbacks must be a list of objects, got {value!r}")
+    listed = list(value)
+    for i, one in enumerate(listed):
+        if isinstance(one, type) or not any(hasattr(one, event) for event in EVENTS):
+            raise TypeError(
+                f"callbacks[{i}] must be an object with a method {', '.join(EVENTS)}, got {one!r}"
+            )
+    return listed
+
+
 def check_batch_only(optimizer: Optimizer, size: int | None, n_samples: int | None) -> None:
     """Refuse an optimiser that works on whole-set gradients alone, in another mode."""
     if optimizer.batch_only and size != n_samples:
@@ -144,8 +157,10 @@ def build_model(
     chosen = (
         losses.NATURAL_LOSS.get(last.name, losses.SQUARED) if loss is None else losses.get(loss)
     )
-    biases = _each("bias", bias, len(sizes) - 1, (bool, np.bool_))
-    drops = tuple(_share(p) for p in _each("dropout", dropout, n_hidden, numbers.Real))
+    biases = _each("bias", bias, len(sizes) - 1, bool | np.bool_, "True or False")
+    drops = tuple(
+        _share(p) for p in _each("dropout", dropout, n_hidden, numbers.Real, "a number in 0..1")
+    )
     return Model(
         sizes=sizes,
         activations=(*_hidden(hidden, n_hidden), last),
@@ -181,16 +196,17 @@ def _hidden(hidden: Any, n_hidden: int) -> tuple[Activation, ...]:
     return tuple(chosen)
 
 
-def _each(name: str, value: Any, n: int, kind: Any) -> tuple[Any, ...]:
+def _each(name: str, value: Any, n: int, kind: Any, wanted: str) -> tuple[Any, ...]:
     """Give each of n layers its value: one for all, or one each."""
-    values = (value,) * n if isinstance(value, kind) else tuple(value)
-    if len(values) != n:
-        raise ValueError(f"{name} must be one value, or one for each of {n} layers, got {value!r}")
+    single = isinstance(value, kind)
+    values = (value,) * n if single else tuple(value) if isinstance(value, Iterable) else ()
+    if not single and (isinstance(value, str) or not isinstance(value, Iterable)):
+        raise TypeError(f"{name} must be {wanted}, or one for each of {n} layers, got {value!r}")
     for one in values:
         if not isinstance(one, kind):
-            raise TypeError(
-                f"{name} must hold {getattr(kind, '__name__', 'bool')} values, got {one!r}"
-            )
+            raise TypeError(f"{name} must hold {wanted} for each layer, got {one!r}")
+    if len(values) != n:
+        raise ValueError(f"{name} must be {wanted}, or one for each of {n} layers, got {value!r}")
     return values
 
 

@@ -203,16 +203,16 @@ class Network:
         n_epochs = arguments.integer("epochs", epochs, 1)
         frozen = arguments.trainable(trainable, self.model)
         rule = arguments.early_stopping(early_stopping)
+        listeners = arguments.callbacks(callbacks)
+        shown = arguments.boolean("progress", progress)
         with self.backend.active(), limited(threads):
             rows, validating = self._sources(X, Y, sample_weight, validation)
             size = arguments.batch_size(batch_size, rows.n_samples)
             arguments.check_batch_only(chosen, size, rows.n_samples)
             weighted = isinstance(rows, Source) and rows.weighted
             job = Job(self.model, self.backend, chosen, size, weighted, self._dropout_seed)
-            listeners = [
-                *callbacks,
-                *([ProgressLine()] if arguments.boolean("progress", progress) else []),
-            ]
+            if shown:
+                listeners.append(ProgressLine())
             trainer = Trainer(
                 job,
                 self._parameters,
@@ -275,7 +275,7 @@ class Network:
         return loss
 
     def _stepper(self, optimizer: Optimizer, frozen: np.ndarray | None) -> Stepper:
-        """Return the last step's, or a fresh one if the optimiser or what is trainable has changed."""
+        """Return the last step's, or a fresh one if the optimiser or the mask has changed."""
         last = self._stepping
         if last is not None and last.goes_on(optimizer, frozen):
             return last

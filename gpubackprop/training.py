@@ -26,6 +26,9 @@ from gpubackprop.types import Array
 
 AnyParameters = TypeVar("AnyParameters", bound=Parameters)
 
+#: The methods of a callback, in the order of their first calls.
+EVENTS = ("on_fit_begin", "on_slice", "on_epoch_end", "on_fit_end")
+
 #: What a slice of an epoch aims at: between slices come Ctrl-C, progress and callbacks.
 _SLICE_SECONDS = 0.1
 #: Slices that may be under way on a device at once.
@@ -487,4 +490,4 @@ class Evaluator:
         return self._workspace.rows(n)
 
 
-__all__ = ["EarlyStopping", "Evaluator", "History", "Run", "Stepper", "Trainer"]
+__all__ = ["EVENTS", "EarlyStopping", "Evaluator", "History", "Run", "Stepper", "Trainer"]

@@ -30,7 +30,7 @@ class Kernel:
 
 
 def to_kernel(expression: Expression) -> Kernel:
-    """Print an expression as an elementwise kernel, its constants as parameters behind its scalars."""
+    """Print an expression as a kernel; its constants are parameters behind its scalars."""
     folded = expression.folded
     inputs = [*expression.arguments, *expression.scalars, *folded.constants]
     lines = []

@@ -78,7 +78,7 @@ class NumpyBackend(Backend):
     upload = copy
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
-        """Gather ``out[i] = X[rows[i]]``; returns `out`. Whether rows are in range is not checked."""
+        """Gather ``out[i] = X[rows[i]]``; returns `out`. Rows must be in range."""
         # mode="clip" writes straight into `out`; the default mode goes through a copy.
         return np.take(X, rows, axis=0, out=out, mode="clip")
 
