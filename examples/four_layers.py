@@ -42,7 +42,7 @@ def run(backend: str = "numpy", dtype: str = "float64") -> dict[str, Any]:
         bias=[True, True, False], init=W, backend=backend, dtype=dtype,
     )  # fmt: skip
     for b, values in zip(net.biases, B, strict=False):
-        b[...] = net.backend.asarray(values, net.model.dtype)
+        b[...] = net.backend.asarray(values)
     trace = net.trace(X, Y)
     a1, a2, o = trace.a[1][0, 1], trace.a[2][0, 1], trace.a[3][0, 0]
     return {

@@ -49,7 +49,7 @@ def run(
         "a": [trace.a[1].item() for trace in traces],
         "delta": [trace.delta[0].item() for trace in traces],
         "w": float(net.weights[0][0, 0]),
-        "b": float(net.biases[0][0]),  # type: ignore[index]  # this layer has biases
+        "b": float(net.biases[0][0]),
     }
 
 

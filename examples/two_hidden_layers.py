@@ -44,7 +44,7 @@ def run(backend: str = "numpy", dtype: str = "float64") -> dict[str, Any]:
         [2, 3, 2, 1], hidden="sigmoid", output="sigmoid", loss="log_loss",
         bias=[True, False, False], init=W, backend=backend, dtype=dtype,
     )  # fmt: skip
-    net.biases[0][...] = net.backend.asarray(B0, net.model.dtype)
+    net.biases[0][...] = net.backend.asarray(B0)
     optimizer = gb.SGD(LEARNING_RATE)
     trace = net.trace(X, Y, optimizer, trainable=TRAINABLE)
     net.step(X, Y, optimizer, trainable=TRAINABLE)

@@ -3,6 +3,7 @@
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.data import Batches
 from gpubackprop.errors import DivergenceError
+from gpubackprop.history import EarlyStopping, History
 from gpubackprop.initializers import Initializer, Orthogonal, VarianceScaling
 from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.network import Network, gradient_check
@@ -16,7 +17,6 @@ from gpubackprop.schedules import (
     Schedule,
     Step,
 )
-from gpubackprop.training import EarlyStopping, History
 
 __version__ = "0.1.0"
 

@@ -14,10 +14,11 @@ from gpubackprop import activations, initializers, losses
 from gpubackprop.activations import Activation
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Batches
+from gpubackprop.history import EarlyStopping
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.training import EVENTS, EarlyStopping
+from gpubackprop.training import EVENTS
 
 
 def integer(name: str, value: Any, low: int, high: float = math.inf) -> int:

@@ -15,16 +15,19 @@ from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
 from gpubackprop.buffers import Gradient, Parameters
 from gpubackprop.data import Batches, Source, default_shuffle, source
+from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job
 from gpubackprop.gather import Gather
 from gpubackprop.gradcheck import GradientCheck, check
+from gpubackprop.history import History
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.progress import ProgressLine
+from gpubackprop.stepping import Stepper
 from gpubackprop.threads import limited, usable_threads
 from gpubackprop.trace import Trace, trace
-from gpubackprop.training import Evaluator, History, Stepper, Trainer
+from gpubackprop.training import Trainer
 from gpubackprop.types import Array
 
 
@@ -111,7 +114,7 @@ class Network:
         return list(self._parameters.weights)
 
     @property
-    def biases(self) -> list[Array | None]:
+    def biases(self) -> list[Array]:
         """b of each layer, of shape (n_out,): views; None for a layer without biases."""
         return list(self._parameters.biases)
 
