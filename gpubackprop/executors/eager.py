@@ -117,7 +117,9 @@ class Eager:
                 parameters.model, backend.zeros(parameters.flat.shape, parameters.model.dtype)
             )
         for first in range(0, n, backprop.SLICE):
-            X, Y, w = self._gather.rows(source, order, start + first, start + min(first + backprop.SLICE, n))
+            X, Y, w = self._gather.rows(
+                source, order, start + first, start + min(first + backprop.SLICE, n)
+            )
             out, loss = (self._second, tally.part) if first else (state.gradient, tally.value)
             if dropping is not None:
                 dropping = Dropping(dropping.seed, dropping.step, first)
