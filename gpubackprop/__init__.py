@@ -6,7 +6,7 @@ from gpubackprop.errors import DivergenceError
 from gpubackprop.history import EarlyStopping, History
 from gpubackprop.initializers import Initializer, Orthogonal, VarianceScaling
 from gpubackprop.losses import LOSSES, Loss
-from gpubackprop.network import Network, gradient_check
+from gpubackprop.network import Network, gradient_check, load
 from gpubackprop.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 from gpubackprop.schedules import (
     Cosine,
@@ -47,4 +47,5 @@ __all__ = [
     "Step",
     "VarianceScaling",
     "gradient_check",
+    "load",
 ]

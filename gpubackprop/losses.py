@@ -72,9 +72,10 @@ class Loss:
             raise ValueError(
                 f"loss {self.name!r} has no parameter {min(unknown)!r}; it has {known}"
             )
-        return _rebuild({**self._state(), "parameters": {**self.parameters, **parameters}})
+        return rebuild({**self.state(), "parameters": {**self.parameters, **parameters}})
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """Return what `rebuild` makes the same loss of: text and numbers."""
         return {
             "name": self.name, "f": self.f, "df": self.df,
             "outputs": self.outputs, "targets": self.targets,
@@ -83,22 +84,25 @@ class Loss:
         }  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loss) and self._state() == other._state()
+        return isinstance(other, Loss) and self.state() == other.state()
 
     def __hash__(self) -> int:
         return hash((self.name, self.f, self.df, tuple(self.parameters.items())))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._state(),)
+        return rebuild, (self.state(),)
 
     def __repr__(self) -> str:
         given = "".join(f", {key}={value!r}" for key, value in self.parameters.items())
         return f"Loss({self.name!r}, f={self.f!r}, df={self.df!r}{given})"
 
 
-def _rebuild(state: dict[str, Any]) -> Loss:
-    parameters = state.pop("parameters")
-    return Loss(**state, **parameters)
+def rebuild(state: dict[str, Any]) -> Loss:
+    """Make a loss of its `Loss.state`."""
+    outputs = state["outputs"]
+    fixed = {key: value for key, value in state.items() if key not in ("parameters", "outputs")}
+    outputs = None if outputs is None else tuple(outputs)
+    return Loss(**fixed, outputs=outputs, **state["parameters"])
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from gpubackprop import arguments, backends, optimizers
+from gpubackprop import arguments, backends, optimizers, storage
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
@@ -412,6 +413,20 @@ class Network:
         evaluator: Evaluator = self._local.evaluator
         return evaluator
 
+    # ---- files ----------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a safetensors file; see `gpubackprop.storage`. `load` reads it.
+
+        Parameters
+        ----------
+        path : path-like
+            Such as "model.safetensors". A file of that name is replaced, whole or not at all.
+        """
+        with self.backend.active():
+            flat = self.backend.to_numpy(self._parameters.flat)
+        storage.save(self.model, Parameters(self.model, flat), path)
+
     # ---- copies ---------------------------------------------------------------------------------
 
     def copy(self, *, backend: str | Backend | None = None, dtype: Any = None) -> Network:
@@ -464,6 +479,35 @@ class Network:
                 self._stepping = Stepper.from_numpy(
                     self.model, backend, self._dropout_seed, state["stepping"]
                 )
+
+
+def load(
+    path: str | os.PathLike[str], *, backend: str | Backend = "auto", rng: Any = None
+) -> Network:
+    """Read a network that `Network.save` wrote, on any backend. Runs no code from the file.
+
+    Parameters
+    ----------
+    path : path-like
+    backend : str or Backend, optional
+        Where it is to live; see `Network`.
+    rng : int, numpy.random.Generator or None, optional
+        For further training.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is truncated, foreign, damaged, or of a newer format version; the message says which.
+    """
+    model, tensors = storage.load(path)
+    net = object.__new__(Network)
+    net._setup(model, backends.get(backend), arguments.generator(rng))
+    net._dropout_seed = int(net.rng.integers(2**32))
+    net.weights = [tensors[f"W{l}"] for l in range(model.n_layers)]
+    net.biases = [tensors.get(f"b{l}") for l in range(model.n_layers)]
+    return net
 
 
 def gradient_check(
