@@ -56,13 +56,14 @@ def generator(rng: Any) -> np.random.Generator:
     """Return the random generator that `rng` stands for: a seed, a generator, or None."""
     if isinstance(rng, np.random.Generator):
         return rng
-    if rng is not None and (
-        isinstance(rng, bool) or not isinstance(rng, numbers.Integral) or rng < 0
-    ):
-        raise TypeError(
+    if rng is None:
+        return np.random.default_rng()
+    whole = isinstance(rng, numbers.Integral) and not isinstance(rng, bool)
+    if not whole or rng < 0:
+        raise (ValueError if whole else TypeError)(
             f"rng must be an integer >= 0, a numpy.random.Generator or None, got {rng!r}"
         )
-    return np.random.default_rng(None if rng is None else int(rng))
+    return np.random.default_rng(int(rng))
 
 
 def initial(init: Any, model: Model) -> list[Initializer]:
@@ -130,6 +131,12 @@ def batches(X: Any, Y: Any, sample_weight: Any) -> Batches | None:
     return X
 
 
+def check_targets(Y: Any) -> None:
+    """Refuse to go on without targets."""
+    if Y is None:
+        raise TypeError("Y must be given: the targets of X, got None")
+
+
 def validation(value: Any) -> tuple[Any, Any, Any]:
     """Check `validation`: (X, Y) or (X, Y, sample_weight)."""
     if not isinstance(value, tuple | list) or len(value) not in (2, 3):
@@ -157,10 +164,10 @@ def callbacks(value: Any) -> list[Any]:
 
 def check_batch_only(optimizer: Optimizer, size: int | None, n_samples: int | None) -> None:
     """Refuse an optimiser that works on whole-set gradients alone, in another mode."""
-    if optimizer.batch_only and size != n_samples:
+    if optimizer.batch_only and (size is None or size != n_samples):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} needs the gradient of all samples: "
-            f"use batch_size='full', got {size}"
+            f"use batch_size='full', got {'Batches' if size is None else size}"
         )
 
 
@@ -215,6 +222,11 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
 def _hidden(hidden: Any, n_hidden: int) -> tuple[Activation, ...]:
     if isinstance(hidden, str | Activation):
         return (activations.get(hidden, "hidden"),) * n_hidden
+    if not isinstance(hidden, Iterable):
+        raise TypeError(
+            "hidden must be a name or an Activation, or one for each of the "
+            f"{n_hidden} hidden layers, got {hidden!r}"
+        )
     chosen = [activations.get(one, f"hidden[{i}]") for i, one in enumerate(hidden)]
     if len(chosen) != n_hidden:
         raise ValueError(
@@ -319,6 +331,11 @@ def trainable(value: Any, model: Model) -> np.ndarray | None:
     ):
         if masks is None:
             continue
+        if not isinstance(masks, Sequence | np.ndarray):
+            raise TypeError(
+                f"trainable {name} must be a list with one entry for each of {len(arrays)} layers, "
+                f"got {masks!r}"
+            )
         if len(masks) != len(arrays):
             raise ValueError(
                 f"trainable {name} must have one entry for each of {len(arrays)} layers, "

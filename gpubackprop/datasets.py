@@ -126,7 +126,7 @@ def _checked(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"X in data must be finite, got {X[row, column]} in row {row}, column {column}; "
             "remove or fill such rows"
         )
-    if Y.dtype.kind == "f" and not (np.isfinite(Y).all() and (Y == np.round(Y)).all()):
+    if Y.dtype.kind == "f" and not (np.isfinite(Y).all() and (np.round(Y) == Y).all()):
         raise ValueError("Y in data must hold classes: whole numbers or strings, got fractions")
     return X, Y
 

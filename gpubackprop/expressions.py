@@ -12,6 +12,7 @@ through float64.
 
 import ast
 import functools
+import keyword
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -26,6 +27,13 @@ FUNCTIONS = {
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _LARGEST_POWER = 8
+#: Names that mean something where formulas are printed: to CuPy, to our printers, in C++.
+_RESERVED = frozenset(
+    "i n T np xp where auto bool break case catch char const default delete do double enum explicit "
+    "extern float friend goto inline int long mutable namespace new operator private protected "
+    "public register short signed sizeof static struct switch template this throw true false typedef "
+    "typename union unsigned using virtual void volatile".split()
+)
 _ARITHMETIC: dict[str, Callable[..., float]] = {
     "neg": operator.neg, "add": operator.add, "sub": operator.sub, "mul": operator.mul,
     "div": lambda x, y: x / y if y else math.copysign(math.inf, x) if x else math.nan,
@@ -135,6 +143,12 @@ def _power(base: ast.expr, exponent: ast.expr, text: str) -> Node:
     )
 
 
+def _usable(name: str) -> bool:
+    """Tell whether every target can print a name as it is."""
+    taken = name in FUNCTIONS or name in _RESERVED or keyword.iskeyword(name)
+    return name.isidentifier() and name.isascii() and not (taken or name.startswith("_"))
+
+
 @dataclass(frozen=True)
 class Expression:
     """One or several formulas that are computed element by element, in one pass.
@@ -172,8 +186,11 @@ class Expression:
     def __post_init__(self) -> None:
         names = [*self.arguments, *self.outputs, *self.scalars, *self.constants]
         for name in [*names, *self.statements, self.name]:
-            if not name.isidentifier() or name in FUNCTIONS or name == "where":
-                raise ValueError(f"{name!r} in expression {self.name!r} cannot be used as a name")
+            if not _usable(name):
+                raise ValueError(
+                    f"{name!r} in expression {self.name!r} cannot be used as a name; take a word "
+                    "that means nothing in Python, C++ or a formula and does not begin with _"
+                )
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(
@@ -210,7 +227,7 @@ class Expression:
     def key(self) -> tuple[object, ...]:
         """What two expressions share if and only if they compute the same thing."""
         statements, constants = tuple(self.statements.items()), tuple(self.constants.items())
-        return self.name, self.signature, self.outputs, statements, constants
+        return self.name, self.signature, self.scalars, self.outputs, statements, constants
 
 
 @dataclass(frozen=True)

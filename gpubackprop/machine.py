@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import gpubackprop
 from gpubackprop import backends
 from gpubackprop.executors import EXECUTORS
 from gpubackprop.threads import available, usable_threads
@@ -21,12 +22,12 @@ from gpubackprop.threads import available, usable_threads
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cuda13": (("cupy-cuda13x",), "the cupy backend: NVIDIA GPUs whose driver supports CUDA 13"),
     "cuda12": (("cupy-cuda12x",), "the cupy backend: NVIDIA GPUs whose driver supports CUDA 12"),
-    "fast": (("numba", "threadpoolctl"), "fit(threads=...), and Numba"),
-    "mkl": (("mkl",), "Intel's BLAS"),
+    "fast": (("numba", "threadpoolctl"), "fit(threads=...); Numba (not used yet)"),
+    "mkl": (("mkl",), "Intel's BLAS (not used yet)"),
     "sklearn": (("scikit-learn", "scipy"), "the data sets of compare, and a fast gelu"),
     "cli": (("typer", "rich"), "this command"),
     "plot": (("matplotlib",), "the plot of compare"),
-    "onnx": (("onnx",), "ONNX files"),
+    "onnx": (("onnx",), "ONNX files (not written yet)"),
 }
 _ALWAYS = ("numpy", "safetensors")
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
@@ -52,7 +53,9 @@ def processor() -> str:
                     return " ".join(value.split())
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         pass
     return platform.processor() or platform.machine() or "unknown"
@@ -87,10 +90,8 @@ def versions() -> dict[str, str | None]:
     """Return the versions of gpubackprop, Python and every package that it can use; None for one
     that is not installed.
     """
-    from gpubackprop import __version__  # the package is above: it is complete when this runs
-
     found: dict[str, str | None] = {
-        "gpubackprop": __version__,
+        "gpubackprop": gpubackprop.__version__,
         "python": platform.python_version(),
     }
     optional = [package for packages, _ in EXTRAS.values() for package in packages]

@@ -256,6 +256,11 @@ class Network:
             finally:
                 self._steps = trainer.progress.steps
 
+    def _source(self, X: Any, Y: Any, sample_weight: Any) -> Source:
+        """Check data with targets."""
+        arguments.check_targets(Y)
+        return source(X, Y, sample_weight, self.model, self.backend)
+
     def _sources(
         self, X: Any, Y: Any, sample_weight: Any, validation: Any
     ) -> tuple[Source | Batches, Source | None]:
@@ -289,7 +294,7 @@ class Network:
         chosen = optimizers.get(optimizer)
         frozen = arguments.trainable(trainable, self.model)
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             stepper = self._stepper(chosen, frozen)
             loss = stepper.step(rows, self._parameters, self._steps)
         self._stepping = stepper
@@ -382,7 +387,7 @@ class Network:
     def loss(self, X: Any, Y: Any, *, sample_weight: Any = None) -> float:
         """Return the mean loss over the rows, without penalties and without dropout."""
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             return self._evaluator().loss(self._parameters, rows)
 
     def gradient(self, X: Any, Y: Any, *, sample_weight: Any = None) -> Gradient:
@@ -395,14 +400,14 @@ class Network:
             parameters) and `vector()`.
         """
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             job = Job(self.model, self.backend, optimizers.get("sgd"), None, rows.weighted, 0)
             flat = self.backend.zeros(self.model.layout.size, self.model.dtype)
             return Stepper(job, None).gradient(rows, self._parameters, Gradient(self.model, flat))
 
     def _rows(self, X: Any, Y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
         """Return all rows as arrays of the backend."""
-        rows = source(X, Y, sample_weight, self.model, self.backend)
+        rows = self._source(X, Y, sample_weight)
         X, Y, w = Gather(self.model, self.backend).rows(rows, None, 0, rows.n_samples)
         return X, Y, w
 

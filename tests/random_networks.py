@@ -50,10 +50,18 @@ def random_network(i, backend="numpy"):
     # Layers without biases use other kernels, so only one network in five has any.
     bias = bool(i % 5)
     net = gb.Network(
-        sizes, hidden, output, loss, dropout=dropout, bias=bias, backend=backend, dtype="float64", rng=i
-    )  # fmt: skip
+        sizes,
+        hidden,
+        output,
+        loss,
+        dropout=dropout,
+        bias=bias,
+        backend=backend,
+        dtype="float64",
+        rng=i,
+    )
     for array in [*net.weights, *(b for b in net.biases if b is not None)]:
-        # Nothing saturates or explodes: differences of losses would have too few digits of a gradient.
+        # Nothing saturates or explodes: differences of losses would have few digits left.
         scale = 0.3 if array.ndim == 1 else 0.8 * array.shape[1] ** -0.5
         net.backend.upload(rng.normal(scale=scale, size=array.shape), array)
     n_rows = int(rng.integers(1, 5))

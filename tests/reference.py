@@ -1,7 +1,7 @@
-"""Backpropagation once more, as a textbook writes it: one sample and one layer at a time, in float64.
+"""Backpropagation once more, as a textbook writes it: a sample and a layer at a time, in float64.
 
-Nothing here comes from the library: each derivative was taken by hand, each optimiser is a loop over its own arrays, and
-the dropout hash is done with Python's integers.
+Nothing here comes from the library: each derivative was taken by hand, each optimiser is a loop
+over its own arrays, and the dropout hash is done with Python's integers.
 """
 
 import math
@@ -25,7 +25,9 @@ def normal_density(z):
 
 def step(z, left):
     """Return 1 where z > 0 and `left` elsewhere."""
-    return np.array([1.0 if t > 0 else s for t, s in zip(z, np.broadcast_to(left, z.shape))])
+    return np.array(
+        [1.0 if t > 0 else s for t, s in zip(z, np.broadcast_to(left, z.shape), strict=True)]
+    )
 
 
 F = {
@@ -62,17 +64,17 @@ def squared(o, y):
 
 
 def log_loss(o, y):
-    value = -sum(t * math.log(p) + (1 - t) * math.log(1 - p) for p, t in zip(o, y))
+    value = -sum(t * math.log(p) + (1 - t) * math.log(1 - p) for p, t in zip(o, y, strict=True))
     return value, (1 - y) / (1 - o) - y / o
 
 
 def cross_entropy(o, y):
-    return -sum(t * math.log(p) for p, t in zip(o, y)), -y / o
+    return -sum(t * math.log(p) for p, t in zip(o, y, strict=True)), -y / o
 
 
 def poisson(o, y):
     """Half the Poisson deviance."""
-    value = sum(p - t + (t * math.log(t / p) if t else 0.0) for p, t in zip(o, y))
+    value = sum(p - t + (t * math.log(t / p) if t else 0.0) for p, t in zip(o, y, strict=True))
     return value, 1 - y / o
 
 
@@ -88,7 +90,7 @@ def huber(o, y, limit=1.0):
 
 
 def quantile(o, y, q=0.5):
-    value = sum(max(q * (t - p), (q - 1) * (t - p)) for p, t in zip(o, y))
+    value = sum(max(q * (t - p), (q - 1) * (t - p)) for p, t in zip(o, y, strict=True))
     return value, np.where(y > o, -q, np.where(y < o, 1 - q, 0.0))
 
 
@@ -138,7 +140,7 @@ class Net:
                 np.array(to_numpy(W), "float64"),
                 None if b is None else np.array(to_numpy(b), "float64"),
             ]
-            for W, b in zip(network.weights, network.biases)
+            for W, b in zip(network.weights, network.biases, strict=True)
         ]
         self.activations = [activation.name for activation in model.activations]
         self.loss_of = LOSS[model.loss.name]
@@ -182,7 +184,7 @@ class Net:
         for i in range(len(X)):
             value, gradient = self.sample(X[i], Y[i], i if dropping else None)
             total += w[i] * value
-            for layer, of_sample in zip(mean, gradient):
+            for layer, of_sample in zip(mean, gradient, strict=True):
                 for k in (0, 1):
                     if layer[k] is not None:
                         layer[k] = layer[k] + w[i] * of_sample[k] / len(X)
@@ -191,7 +193,7 @@ class Net:
     def outputs(self, X):
         out = []
         for a in X:
-            for (W, b), name in zip(self.layers, self.activations):
+            for (W, b), name in zip(self.layers, self.activations, strict=True):
                 a = F[name](W @ a + (0 if b is None else b))
             out.append(a)
         return np.array(out)
@@ -211,7 +213,11 @@ class Net:
                     continue
                 g = gradient[l][k]
                 if k == 0:
-                    g = g + options.get("l2", 0) * layer[0] + options.get("l1", 0) * np.sign(layer[0])
+                    g = (
+                        g
+                        + options.get("l2", 0) * layer[0]
+                        + options.get("l1", 0) * np.sign(layer[0])
+                    )
                 free = 1.0 if trainable is None else np.asarray(trainable[k][l], float)
                 pieces.append((l, k, g * free, free))
         norm = math.sqrt(sum((g**2).sum() for _, _, g, _ in pieces))

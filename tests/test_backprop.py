@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
-
-import gpubackprop as gb
 import reference
 from conftest import require
-from gpubackprop import backprop, dropout
-from gpubackprop.buffers import Parameters, Workspace
+from numpy.testing import assert_allclose, assert_array_equal
 from random_networks import HIDDEN, allowed_pairs, random_network, targets
 from reference import near
+
+import gpubackprop as gb
+from gpubackprop import backprop, dropout
+from gpubackprop.buffers import Parameters, Workspace
 
 #: Networks that between them take every way through the equations, by name.
 NETWORKS = {
@@ -20,7 +20,10 @@ NETWORKS = {
     "softmax squared": ([3, 4, 3], {"hidden": "tanh", "loss": "squared"}),
     "without biases": ([3, 5, 2], {"hidden": "tanh", "bias": False}),
     "some biases": ([3, 4, 4, 2], {"hidden": "sigmoid", "bias": [True, False, True]}),
-    "reads z": ([3, 4, 5, 2], {"hidden": ["gelu", "silu"], "output": "softplus", "loss": "poisson"}),
+    "reads z": (
+        [3, 4, 5, 2],
+        {"hidden": ["gelu", "silu"], "output": "softplus", "loss": "poisson"},
+    ),
     "kinks": ([3, 6, 6, 2], {"hidden": ["relu", "leaky_relu"], "output": "exp", "loss": "huber"}),
     "z of the output": ([2, 3, 2], {"hidden": "elu", "output": "silu", "loss": "quantile"}),
 }
@@ -73,7 +76,7 @@ def test_gradient_loss_and_outputs(name, n_rows, backend, dtype):
     check_gradient(net, *data(net, n_rows, weighted=n_rows > 1), dtype)
 
 
-@pytest.mark.parametrize("output, loss", allowed_pairs())
+@pytest.mark.parametrize(("output", "loss"), allowed_pairs())
 def test_every_pair_of_output_and_loss(output, loss, dtype):
     hidden = HIDDEN[(len(output) + len(loss)) % len(HIDDEN)]
     net = gb.Network([3, 4, 2], hidden, output, loss, backend="numpy", dtype=dtype, rng=3)
@@ -253,7 +256,8 @@ def test_workspace_shares_memory_where_z_is_not_read():
     assert not np.shares_memory(ws.z[0], ws.a[0])
     view = ws.rows(3)
     assert view is ws.rows(3)
-    assert view.n_rows == 3 and view.rows(3) is view
+    assert view.n_rows == 3
+    assert view.rows(3) is view
     assert np.shares_memory(view.delta[1], ws.delta[1])
 
 

@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-
-import gpubackprop as gb
 import reference
 from conftest import NO_CUPY, require
-from gpubackprop import backends
+from numpy.testing import assert_array_equal
 from reference import near
+
+import gpubackprop as gb
+from gpubackprop import backends
 
 RNG = np.random.default_rng(5)
 N = 12
@@ -44,8 +44,9 @@ def test_what_a_network_starts_with(backend, dtype):
     assert net.n_parameters == 15 + 5 + 20 + 8 + 2
     assert net.history is None
     assert repr(net) == (
-        f"<Network 3-5-4-2: sigmoid, softmax; cross_entropy; 50 parameters, {dtype} on {backend.name}>"
-    )  # fmt: skip
+        "<Network 3-5-4-2: sigmoid, softmax; cross_entropy; 50 parameters, "
+        f"{dtype} on {backend.name}>"
+    )
 
 
 def test_same_seed_same_weights_on_every_backend(backend, dtype):
@@ -69,9 +70,14 @@ def test_without_a_seed_networks_differ():
 
 
 @pytest.mark.parametrize(
-    "output, loss",
-    [("softmax", "cross_entropy"), ("sigmoid", "log_loss"), ("identity", "squared"), ("exp", "squared")],
-)  # fmt: skip
+    ("output", "loss"),
+    [
+        ("softmax", "cross_entropy"),
+        ("sigmoid", "log_loss"),
+        ("identity", "squared"),
+        ("exp", "squared"),
+    ],
+)
 def test_the_loss_follows_the_output(output, loss):
     assert make(output=output).model.loss.name == loss
 
@@ -104,7 +110,13 @@ def test_weights_are_views(backend):
 def test_outputs_live_where_the_network_lives(backend):
     net = make(backend, "float32")
     gradient = net.gradient(X, LABELS)
-    arrays = [net.predict(X), net.predict_classes(X), *net.weights, gradient.flat, gradient.vector()]
+    arrays = [
+        net.predict(X),
+        net.predict_classes(X),
+        *net.weights,
+        gradient.flat,
+        gradient.vector(),
+    ]
     assert all(backend.owns(array) for array in arrays)
     assert net.predict(X).dtype == np.float32
     assert isinstance(net.loss(X, LABELS), float)
@@ -133,7 +145,9 @@ def test_gradient_has_the_shape_of_the_parameters(backend):
 def test_predict_classes(backend):
     net = make(backend)
     o = backend.to_numpy(net.predict(X))
-    assert_array_equal(backend.to_numpy(net.predict_classes(X)), [max(range(3), key=row.__getitem__) for row in o])  # fmt: skip
+    assert_array_equal(
+        backend.to_numpy(net.predict_classes(X)), [max(range(3), key=row.__getitem__) for row in o]
+    )
     one = gb.Network([3, 1], output="sigmoid", backend=backend, rng=3)
     backend.upload(np.array([[0.0, 1.0, 0.0]]), one.weights[0])
     x = [[5.0, -0.1, 0.0], [5.0, 0.0, 1.0], [5.0, 0.1, 1.0]]
@@ -146,7 +160,9 @@ def test_predict_classes(backend):
 
 
 def test_predict_classes_needs_probabilities():
-    with pytest.raises(ValueError, match=r"output 'softmax' or 'sigmoid', got 'identity'; use predict"):
+    with pytest.raises(
+        ValueError, match=r"output 'softmax' or 'sigmoid', got 'identity'; use predict"
+    ):
         make(output="identity").predict_classes(X)
 
 
@@ -318,7 +334,9 @@ def test_a_network_of_a_gpu_loads_without_one(monkeypatch):
         loaded = pickle.loads(data)
     assert len(caught) == 1
     text = str(caught[0].message)
-    assert "'cupy'" in text and "no driver" in text and "NumPy" in text
+    assert "'cupy'" in text
+    assert "no driver" in text
+    assert "NumPy" in text
     assert loaded.backend.name == "numpy"
     assert_array_equal(numbers(loaded), expected)
     with warnings.catch_warnings():
@@ -358,7 +376,8 @@ def test_cupy_asked_for_without_a_gpu(monkeypatch):
     with pytest.raises((RuntimeError, ImportError)) as caught:
         make("cupy")
     if isinstance(caught.value, RuntimeError):
-        assert "no driver" in str(caught.value) and "backend='numpy'" in str(caught.value)
+        assert "no driver" in str(caught.value)
+        assert "backend='numpy'" in str(caught.value)
 
 
 def test_a_second_device_that_is_not_there():

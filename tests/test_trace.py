@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-
-import gpubackprop as gb
 import reference
+from numpy.testing import assert_array_equal
 from random_networks import random_network
 from reference import near
+
+import gpubackprop as gb
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(5, 3))
@@ -77,7 +77,10 @@ def test_every_number(backend):
     assert all(isinstance(a, np.ndarray) for a in (*step.z, *step.a, *step.dW, step.Y))
     same(step.new_W, step.W)
     same(step.new_b, step.b)
-    assert repr(step) == f"<Trace of a 3-4-5-3 network, 5 rows, loss {step.loss:.6g}; print() shows it>"
+    assert (
+        repr(step)
+        == f"<Trace of a 3-4-5-3 network, 5 rows, loss {step.loss:.6g}; print() shows it>"
+    )
 
 
 def test_a_after_dropout_is_what_the_next_layer_reads():
@@ -125,9 +128,10 @@ def numbers_of(lines):
 def test_the_names_of_the_table():
     text = str(make().trace(X, Y, "sgd"))
     for title in (
-        "a[0] = X", "W[0]", "b[0]", "z[0] = a[0] @ W[0].T + b[0]", "a[1] = f(z[0])", "a[3] = f(z[2]) = o",
-        "layer 1   silu: a = z / (1 + exp(-z))", "softmax: a = exp(z) / sum(exp(z))", "loss   cross_entropy",
-        "delta[2] = dL/dz", "delta[1] = (delta[2] @ W[2]) * f'(z)", "dW[0] = delta[0].T @ a[0]",
+        "a[0] = X", "W[0]", "b[0]", "z[0] = a[0] @ W[0].T + b[0]", "a[1] = f(z[0])",
+        "a[3] = f(z[2]) = o", "layer 1   silu: a = z / (1 + exp(-z))",
+        "softmax: a = exp(z) / sum(exp(z))", "loss   cross_entropy", "delta[2] = dL/dz",
+        "delta[1] = (delta[2] @ W[2]) * f'(z)", "dW[0] = delta[0].T @ a[0]",
         "db[2] = sum of delta[2]", "new W[2]", "new b[0]", "f' = 1 - a * a",
     ):  # fmt: skip
         assert title in text
@@ -157,7 +161,8 @@ def test_columns_never_touch(scale):
         ends = {}
         for line, found in zip(lines, numbers_of(lines), strict=True):
             sizes = sum(len(NUMBER.findall(word)) > 0 for word in line.split()[-len(found) :])
-            assert found and sizes == len(found)
+            assert found
+            assert sizes == len(found)
             for column, (start, end, _) in enumerate(found):
                 assert line[start - 1] == " "
                 ends.setdefault(column, set()).add(end)
@@ -179,5 +184,6 @@ def test_a_step_of_the_biases_alone_is_shown():
 def test_large_arrays_are_shown_in_part():
     net = gb.Network([20, 3], backend="numpy", rng=0)
     text = str(net.trace(np.zeros((30, 20)), np.zeros(30, int)))
-    assert "(30 rows)" in text and " ..." in text
+    assert "(30 rows)" in text
+    assert " ..." in text
     assert max(map(len, text.splitlines())) < 300

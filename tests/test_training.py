@@ -8,13 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
+import reference
 from numpy.testing import assert_array_equal
+from reference import compare, near
 
 import gpubackprop as gb
-import reference
 from gpubackprop import backprop, training
 from gpubackprop.schedules import Constant
-from reference import compare, near
 
 RNG = np.random.default_rng(7)
 N = 37
@@ -81,7 +81,9 @@ RULES = {
 FACTOR = 20
 
 
-def train_both(net, rule, dtype, *, targets=Y, w=None, trainable=None, batch_size=5, epochs=2, **fit):
+def train_both(
+    net, rule, dtype, *, targets=Y, w=None, trainable=None, batch_size=5, epochs=2, **fit
+):
     """Train a network and the reference, and compare parameters, losses and what they predict."""
     rule, optimizer, rate, options = RULES[rule] if isinstance(rule, str) else rule
     expected, rng = reference.Net(net), copy.deepcopy(net.rng)
@@ -294,13 +296,16 @@ def test_history(backend):
     assert all(math.isfinite(loss) and isinstance(loss, float) for loss in history.loss)
     assert history.validation_loss[-1] == net.loss(X[:10], Y[:10])
     assert history.learning_rate == [0.25] * 3
-    assert history.seconds == sorted(history.seconds) and history.seconds[0] > 0
+    assert history.seconds == sorted(history.seconds)
+    assert history.seconds[0] > 0
     assert history.samples == [N, 2 * N, 3 * N]
     assert (history.backend, history.executor) == (backend.name, "eager")
     assert history.threads >= 1
     assert (history.best_epoch, history.stopped) == (None, None)
     text = repr(history)
-    assert "3 epochs" in text and "validation_loss" in text and backend.name in text
+    assert "3 epochs" in text
+    assert "validation_loss" in text
+    assert backend.name in text
 
 
 def test_validation_with_weights():
@@ -354,8 +359,11 @@ def test_what_a_run_shows():
     class Look:
         def on_slice(self, run):
             seen.update(
-                batch_size=run.batch_size, rows=run.rows_done, weights=run.weights[0], b=run.biases[1]
-            )  # fmt: skip
+                batch_size=run.batch_size,
+                rows=run.rows_done,
+                weights=run.weights[0],
+                b=run.biases[1],
+            )
 
     net = make()
     net.fit(X, Y, epochs=1, batch_size=37, callbacks=[Look()])
@@ -365,7 +373,7 @@ def test_what_a_run_shows():
 
 
 @pytest.mark.parametrize(
-    "stop_at, epochs, rows",
+    ("stop_at", "epochs", "rows"),
     [
         (("on_slice", 0), 1, [(0, 5)]),
         (("on_slice", 1), 2, [(0, 5), (1, 5)]),
@@ -382,7 +390,8 @@ def test_stop(stop_at, epochs, rows, monkeypatch):
     assert history.stopped == "callback"
     assert recorder.events[-1] == "on_fit_end"
     if rows:
-        assert recorder.rows[0] == rows[0] and recorder.rows[-1] == rows[-1]
+        assert recorder.rows[0] == rows[0]
+        assert recorder.rows[-1] == rows[-1]
         assert history.samples[-1] == N * (epochs - 1) + 5
         expected = reference.Net(make())
         order = np.arange(N, dtype=np.int32)
@@ -422,7 +431,8 @@ def test_an_interruption_leaves_a_usable_network(event, error):
     assert net.history.epoch == list(range(done))
     assert len(net.history.loss) == done
     expected = "interrupted" if error is KeyboardInterrupt else None
-    assert ended == [expected] and net.history.stopped == expected
+    assert ended == [expected]
+    assert net.history.stopped == expected
     assert net._steps == 3
     same.fit(X, Y, epochs=3, batch_size=37)
     assert_array_equal(numbers(net), numbers(same))
@@ -453,7 +463,7 @@ def stopped(losses, rule, **options):
 
 
 @pytest.mark.parametrize(
-    "losses, rule, n_epochs, best, stopped_by",
+    ("losses", "rule", "n_epochs", "best", "stopped_by"),
     [
         ([5, 4, 3, 2, 1], 1, 5, 4, None),
         ([5, 4, 4.5, 3, 1], 1, 3, 1, "early_stopping"),
@@ -488,7 +498,8 @@ def test_early_stopping_without_validation_watches_the_training_loss(backend):
     )  # fmt: skip
     falls = -np.diff(history.loss)
     assert history.stopped == "early_stopping"
-    assert (falls[:-1] > 0.05).all() and falls[-1] <= 0.05
+    assert (falls[:-1] > 0.05).all()
+    assert falls[-1] <= 0.05
     # The parameters are those after the best epoch.
     again = make(backend)
     again.fit(X, Y, epochs=history.best_epoch + 1, batch_size="full", optimizer=gb.SGD(0.5))
@@ -540,7 +551,7 @@ def test_rates_of_every_update(backend):
 
 
 @pytest.mark.parametrize(
-    "schedule, rates",
+    ("schedule", "rates"),
     [
         (gb.Step(1.0, every=2, factor=0.5), [1, 1, 0.5, 0.5]),
         (gb.Exponential(1.0, 0.5), [1, 0.5, 0.25, 0.125]),
@@ -855,9 +866,12 @@ def test_threads_are_limited_meanwhile():
     class Look:
         def on_slice(self, run):
             seen.extend(
-                pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
-            )  # fmt: skip
+                pool["num_threads"]
+                for pool in threadpoolctl.threadpool_info()
+                if pool["user_api"] == "blas"
+            )
 
     history = make().fit(X, Y, epochs=1, threads=1, callbacks=[Look()])
     assert history.threads == 1
-    assert seen and set(seen) == {1}
+    assert seen
+    assert set(seen) == {1}

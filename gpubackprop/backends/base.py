@@ -444,7 +444,7 @@ def load_erf() -> Callable[..., np.ndarray]:
     """
     try:
         from scipy.special import erf
-    except ImportError:
+    except Exception:  # absent, or broken
         loop = np.frompyfunc(math.erf, 1, 1)
 
         def elementwise_erf(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
