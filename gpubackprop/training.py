@@ -259,7 +259,8 @@ class Trainer:
 
     def _watch(self, loss: float, rule: EarlyStopping) -> None:
         if loss < self.best_loss - rule.min_delta or self.run.history.best_epoch is None:
-            self.best_loss, self.bad_epochs = loss, 0
+            # A NaN, which only the first epoch can get here with, is worse than any loss.
+            self.best_loss, self.bad_epochs = math.inf if math.isnan(loss) else loss, 0
             self.run.history.best_epoch = self.run.epoch
             if rule.restore_best:
                 if self.best is None:

@@ -249,6 +249,15 @@ def test_an_epoch_never_waits_and_never_allocates(batch_size, options, counting)
     assert changed["event_waits"] <= slices
 
 
+def test_uploads_do_not_wait_either(counting, monkeypatch):
+    """Data that do not fit the device go there block by block, through page-locked memory."""
+    monkeypatch.setattr(counting, "free_bytes", lambda: 0)
+    changed, _ = train_counting(make(counting), 12 * 32, 32)
+    assert changed["host_to_device"] > 0
+    for name in ("synchronizations", "blocking_copies", "mallocs", "device_to_host"):
+        assert changed[name] == 0, (name, changed)
+
+
 def test_an_epoch_is_read_once(counting):
     """One copy to the host at the end of an epoch: the loss, and whether all went well."""
     device = Device()

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -105,6 +106,43 @@ def test_weights_are_views(backend):
     near(backend.to_numpy(net.predict(X)), expected.outputs(X), "float64")
     net.weights.clear()
     assert len(net.weights) == 2
+
+
+def test_weights_are_assigned_from_arrays_of_any_kind(backend, dtype):
+    net = make(backend, dtype)
+    W = [np.arange(12).reshape(4, 3), np.ones((3, 4)).tolist()]
+    b = [backend.asarray(np.full(4, 0.5)), np.asfortranarray([1, 2, 3])]
+    flat = net._parameters.flat
+    net.weights, net.biases = W, b
+    assert net._parameters.flat is flat
+    assert_array_equal(backend.to_numpy(net.weights[0]), W[0])
+    assert_array_equal(backend.to_numpy(net.weights[1]), 1)
+    assert_array_equal(backend.to_numpy(net.biases[0]), 0.5)
+    assert_array_equal(backend.to_numpy(net.biases[1]), [1, 2, 3])
+    other = make("numpy", dtype, bias=[False, True])
+    other.biases = [None, np.zeros(3)]
+    other.weights = (backend.to_numpy(array) for array in net.weights)
+    assert_array_equal(other.weights[0], W[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("weights", [np.ones((4, 3))], "weights must hold one array for each of 2 layers, got 1"),
+        ("weights", [np.ones((4, 3)), np.ones((4, 3))], "weights[1] must have shape (3, 4), got (4, 3)"),
+        ("weights", [np.full((4, 3), np.nan), np.ones((3, 4))], "weights[0] must be finite, got nan"),
+        ("weights", [np.full((4, 3), 1e39), np.ones((3, 4))], "weights[0] must fit float32"),
+        ("weights", [None, np.ones((3, 4))], "weights[0] must be an array"),
+        ("biases", [np.ones(4), np.ones(3)], "biases[0] must be None"),
+        ("biases", [None, [1, 2]], "biases[1] must have shape (3,), got (2,)"),
+    ],
+)  # fmt: skip
+def test_bad_weights_are_refused_before_any_is_set(name, values, words):
+    net = make("numpy", "float32", bias=[False, True])
+    before = numbers(net)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        setattr(net, name, values)
+    assert_array_equal(numbers(net), before)
 
 
 def test_outputs_live_where_the_network_lives(backend):
