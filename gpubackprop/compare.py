@@ -12,11 +12,12 @@ from gpubackprop import backends
 from gpubackprop.datasets import Dataset
 from gpubackprop.errors import DivergenceError
 from gpubackprop.executors import EXECUTORS, Job
+from gpubackprop.history import History
 from gpubackprop.machine import machine
 from gpubackprop.measure import Timing, emulated, in_rounds
 from gpubackprop.network import Network
 from gpubackprop.optimizers import SGD
-from gpubackprop.training import History, Run
+from gpubackprop.training import Run
 
 #: Largest difference to the float64 reference after a few updates, as a share of the largest
 #: change of a parameter. float32 rounds to 6e-8, of parameters that may be hundreds of times that.

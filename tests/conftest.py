@@ -94,6 +94,4 @@ def rng() -> np.random.Generator:
 def close(actual: object, expected: object, dtype: object, *, factor: float = 1.0) -> None:
     """Compare with the tolerances of a dtype. A NaN fails where none is expected."""
     name = np.dtype(dtype).name
-    np.testing.assert_allclose(
-        actual, expected, rtol=RTOL[name] * factor, atol=ATOL[name] * factor
-    )
+    np.testing.assert_allclose(actual, expected, rtol=RTOL[name] * factor, atol=ATOL[name] * factor)

@@ -110,9 +110,7 @@ def test_derivative_is_the_slope_of_f(name, dtype):
     z = SMOOTH.astype(dtype).astype("float64")
     expected = definitions.slope(definitions.ACTIVATION[name], z)
     for which in ("numpy", "numpy-plain"):
-        actual = run(
-            backends.get(which), ACTIVATIONS[name].derivative, dtype, read_by(name, z)
-        )
+        actual = run(backends.get(which), ACTIVATIONS[name].derivative, dtype, read_by(name, z))
         # The central differences are good to 1e-9; in float32 1 - a loses digits where a is near 1.
         atol = {"float32": 5e-7, "float64": 1e-9}[dtype.name]
         assert_allclose(actual, expected, {"float32": 2e-6, "float64": 1e-9}[dtype.name], atol)
@@ -244,7 +242,9 @@ def test_an_activation_of_ones_own(backend, dtype):
 
 
 @pytest.mark.parametrize("entry", [*ACTIVATIONS.values(), SOFTSIGN], ids=lambda entry: entry.name)
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
 def test_copies_are_equal(entry, duplicate):
     same = duplicate(entry)
     assert same == entry
@@ -306,7 +306,9 @@ def test_table_is_by_name_and_read_only():
 def test_get():
     assert all(activations.get(name) is entry for name, entry in ACTIVATIONS.items())
     assert activations.get(SOFTSIGN) is SOFTSIGN
-    with pytest.raises(ValueError, match="hidden must be one of identity, sigmoid, .* got 'sigmoud'"):
+    with pytest.raises(
+        ValueError, match="hidden must be one of identity, sigmoid, .* got 'sigmoud'"
+    ):
         activations.get("sigmoud", "hidden")
     with pytest.raises(TypeError, match="activation must be a name or an Activation, got 3"):
         activations.get(3)

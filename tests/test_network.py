@@ -129,8 +129,8 @@ def test_weights_are_assigned_from_arrays_of_any_kind(backend, dtype):
     ("name", "values", "words"),
     [
         ("weights", [np.ones((4, 3))], "weights must hold one array for each of 2 layers, got 1"),
-        ("weights", [np.ones((4, 3)), np.ones((4, 3))], "weights[1] must have shape (3, 4), got (4, 3)"),
-        ("weights", [np.full((4, 3), np.nan), np.ones((3, 4))], "weights[0] must be finite, got nan"),
+        ("weights", [np.ones((4, 3))] * 2, "weights[1] must have shape (3, 4), got (4, 3)"),
+        ("weights", [np.full((4, 3), np.nan), [[1] * 4] * 3], "weights[0] must be finite, got nan"),
         ("weights", [np.full((4, 3), 1e39), np.ones((3, 4))], "weights[0] must fit float32"),
         ("weights", [None, np.ones((3, 4))], "weights[0] must be an array"),
         ("biases", [np.ones(4), np.ones(3)], "biases[0] must be None"),
