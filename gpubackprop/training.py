@@ -132,6 +132,8 @@ class Trainer:
         self.seconds, self.samples = 0.0, 0
         self._slice_batches = batches_per_block(job.model, job.batch_size or 1)
         self._epoch_rate = 0.0
+        self._order: np.ndarray | None = None
+        self._device_order: Array | None = None
 
     def fit(self) -> History:
         """Train; returns the history, which `run.history` holds also if this raises."""
@@ -225,11 +227,15 @@ class Trainer:
         n = source.n_samples
         if batch_size >= n:  # a batch of all rows is the same in any order
             return None
-        order = row_order(n, self.shuffle, self.rng)
-        if not source.resident:
-            return order
+        # One buffer: the rows of the epoch before have been gathered, or will be before the device
+        # takes up the new order.
+        self._order = row_order(n, self.shuffle, self.rng, self._order)
         backend = self.job.backend
-        return backend.upload(order, backend.empty(order.shape, order.dtype))
+        if backend.host or not source.resident:
+            return self._order
+        if self._device_order is None:
+            self._device_order = backend.empty(self._order.shape, self._order.dtype)
+        return backend.upload(self._order, self._device_order)
 
     def _diverged(self, first_bad: int | None) -> None:
         run = self.run

@@ -182,9 +182,9 @@ def test_orders_of_rows(shuffle):
     """Fewer rows than a block are shuffled by "blocks" too, in an order of its own."""
     seen = []
 
-    def make_order(n, how, rng):
+    def make_order(n, how, rng, out):
         seen.append(how)
-        return original(n, how, rng)
+        return original(n, how, rng, out)
 
     original = training.row_order
     net = make()
