@@ -6,7 +6,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from gpubackprop.activations import IDENTITY, SOFTMAX, Activation, _finite
+from gpubackprop.activations import SOFTMAX, Activation, _finite
 from gpubackprop.expressions import Expression
 
 
@@ -62,7 +62,10 @@ class Loss:
         self.parameters: Mapping[str, float] = MappingProxyType(
             {key: _finite(name, key, value) for key, value in parameters.items()}
         )
-        pair(IDENTITY, self)  # checks the formulas, whether or not the two go together
+        for kind, formulas in (("loss", (f, *self.from_z.values())),
+                               ("derivative", (df, *self.matched.values()))):  # fmt: skip
+            for formula in formulas:  # checks each, whatever output it will be joined to
+                _expression(f"{name}_{kind}", {"out": formula}, self.parameters, ("scale",))
 
     def __call__(self, **parameters: float) -> "Loss":
         """Return the same loss with other parameters, e.g. ``HUBER(limit=2.0)``."""
@@ -103,6 +106,15 @@ def rebuild(state: dict[str, Any]) -> Loss:
     fixed = {key: value for key, value in state.items() if key not in ("parameters", "outputs")}
     outputs = None if outputs is None else tuple(outputs)
     return Loss(**fixed, outputs=outputs, **state["parameters"])
+
+
+def _expression(
+    name: str,
+    statements: Mapping[str, str],
+    constants: Mapping[str, float],
+    scalars: tuple[str, ...] = (),
+) -> Expression:
+    return Expression(name, ("o", "z", "y"), statements, scalars=scalars, constants=constants)
 
 
 @dataclass(frozen=True)
@@ -149,15 +161,13 @@ def pair(activation: Activation, loss: Loss) -> Pair:
     value = delta = None
     if not (activation.name == "softmax" and loss.name == "cross_entropy"):
         formula = loss.from_z.get(activation.name, loss.f)
-        value = Expression(f"{name}_loss", ("o", "z", "y"), {"out": formula}, constants=constants)
+        value = _expression(f"{name}_loss", {"out": formula}, constants)
     if activation.name in loss.matched:
         statements = {"out": f"scale * ({loss.matched[activation.name]})"}
     else:
         statements = {"a": "o", "out": f"scale * ({loss.df}) * ({activation.df})"}
     if activation.elementwise or activation.name in loss.matched:
-        delta = Expression(
-            f"{name}_delta", ("o", "z", "y"), statements, scalars=("scale",), constants=constants
-        )
+        delta = _expression(f"{name}_delta", statements, constants, ("scale",))
     formulas = [node for part in (value, delta) if part for _, node in part.folded.statements]
     return Pair(value, delta, any("z" in node.names() for node in formulas))
 
@@ -259,7 +269,8 @@ def check_pair(activation: Activation, loss: Loss) -> None:
     ValueError
         With the reason, and what would go together.
     """
-    if activation == SOFTMAX and loss.name not in ("cross_entropy", "squared"):
+    # By value: whole rows are computed by operations that know these two alone.
+    if activation == SOFTMAX and loss not in (CROSS_ENTROPY, SQUARED):
         raise ValueError(
             f"loss {loss.name!r} does not go with output 'softmax', whose outputs depend on each "
             "other; softmax goes with cross_entropy and squared"

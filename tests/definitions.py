@@ -66,7 +66,7 @@ def terms(activation, loss, z, y):
 
 
 def slope(f, z, h=1e-5):
-    """Return f'(z) of an elementwise f by central differences of fourth order: good to about 1e-10."""
+    """Return the slope of an elementwise f by central differences of fourth order, to 1e-10."""
     return (8 * (f(z + h) - f(z - h)) - (f(z + 2 * h) - f(z - 2 * h))) / (12 * h)
 
 
