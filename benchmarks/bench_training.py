@@ -1,78 +1,116 @@
-"""Training: modes x networks x backends x executors, in samples/s."""
+"""Samples/s of training: modes x networks x backends x executors."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from networks import MODES, NETWORKS, data, timed_backends
+from shared import require
 
 import gpubackprop as gb
-from gpubackprop import backends
+from gpubackprop.compare import Mode, check_training
 from gpubackprop.executors import EXECUTORS, Job
-from gpubackprop.measure import Competitor, time_calls
 
-#: Rows of one timed call in SGD mode, where an epoch would take long, by network.
-SGD_ROWS = {"4-4-4-1": 2000, "784-30-10": 1000, "784-256-128-10": 300, "1024-2048-2048-10": 20}
-_SECONDS = 1.0
+#: What one timed call aims at; it trains for as many epochs as that takes.
+SECONDS = 0.2
+ROUNDS = 5
+#: A full batch is checked on this many rows, as the reference's float64 takes its time.
+CHECKED_ROWS = 256
 
-
-def network(name: str, backend: str, dtype: str = "float32") -> gb.Network:
-    """Return a fresh network; the same weights on every backend."""
-    sizes, hidden, output, loss, _, _ = NETWORKS[name]
-    return gb.Network(sizes, hidden, output, loss, backend=backend, dtype=dtype, rng=0)
-
-
-def check(name: str, backend: str, executor: str, batch_size: int | str) -> None:
-    """See that a few steps end where plain arithmetic in float64 ends, before anything is timed."""
-    X, Y = data(name)
-    rows = 3 if batch_size == 1 else 70
-    ends = []
-    for where, how, dtype in ((backend, executor, "float32"), ("numpy-plain", "eager", "float64")):
-        net = network(name, where, dtype)
-        net.fit(
-            X[:rows], Y[:rows],
-            batch_size=min(batch_size, rows) if isinstance(batch_size, int) else batch_size,
-            epochs=1, optimizer=gb.SGD(NETWORKS[name][-1]), executor=how, progress=False,
-        )  # fmt: skip
-        ends.append([net.backend.to_numpy(W) for W in net.weights])
-    for ours, exact in zip(*ends, strict=True):
-        np.testing.assert_allclose(ours, exact, rtol=1e-3, atol=1e-4)
+MODES = {
+    "sgd": Mode("sgd", 1, 0.01, 0.0),
+    "mini-batch-32": Mode("mini-batch-32", 32, 0.01, 0.0),
+    "mini-batch-256": Mode("mini-batch-256", 256, 0.01, 0.0),
+    "full": Mode("full", "full", 0.01, 0.0),
+}
 
 
-@pytest.mark.parametrize("executor", list(EXECUTORS))
-@pytest.mark.parametrize("backend", timed_backends())
-@pytest.mark.parametrize("mode", list(MODES))
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_training(name, mode, backend, executor, benchmark):
-    """Time whole epochs (in SGD mode, of fewer rows)."""
-    batch_size = MODES[mode]
-    net = network(name, backend)
-    optimizer = gb.SGD(NETWORKS[name][-1])
-    seed = 0
-    size = None if batch_size == "full" else batch_size
-    job = Job(net.model, backends.get(backend), optimizer, size, False, seed)
-    reason = EXECUTORS[executor].refusal(job)
+class Case(NamedTuple):
+    """A network, and the rows that an epoch has in each mode."""
+
+    output: str
+    loss: str
+    rows: tuple[int, int, int, int]
+
+
+NETWORKS = {
+    "4-4-4-1": Case("sigmoid", "log_loss", (1000, 8192, 8192, 8192)),
+    "784-30-10": Case("sigmoid", "squared", (1000, 4096, 8192, 8192)),
+    "784-256-128-10": Case("softmax", "cross_entropy", (500, 2048, 4096, 8192)),
+    "1024-2048-2048-10": Case("softmax", "cross_entropy", (32, 256, 1024, 2048)),
+}
+
+
+def rows_of(case: Case, sizes: list[int], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw inputs and targets: speed does not depend on their values."""
+    rng = np.random.default_rng(0)
+    X = rng.random((n, sizes[0]), dtype=np.float32)
+    if case.loss == "log_loss":
+        return X, rng.integers(0, 2, (n, 1)).astype(np.float32)
+    labels = rng.integers(0, sizes[-1], n)
+    return X, np.eye(sizes[-1], dtype=np.float32)[labels] if case.loss == "squared" else labels
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("backend", ["numpy", "numpy-plain", "cupy", "cupy-plain"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training(
+    network: str,
+    mode: str,
+    backend: str,
+    executor: str,
+    benchmark: Any,
+    tabulate: Callable[..., None],
+) -> None:
+    place, case, how = require(backend), NETWORKS[network], MODES[mode]
+    sizes = [int(size) for size in network.split("-")]
+    n = case.rows[list(MODES).index(mode)]
+    size = n if how.batch_size == "full" else how.batch_size
+    start = gb.Network(sizes, output=case.output, loss=case.loss, backend="numpy", rng=0)
+    reason = EXECUTORS[executor].refusal(Job(start.model, place, how.optimizer, size, False, 0))
     if reason:
-        pytest.skip(f"{executor} on {backend}: {reason}")
-    check(name, backend, executor, batch_size)
-    X, Y = data(name)
-    if batch_size == 1:
-        X, Y = X[: SGD_ROWS[name]], Y[: SGD_ROWS[name]]
-    X, Y = net.backend.asarray(X), net.backend.asarray(Y)
+        pytest.skip(reason)
 
-    def epoch() -> None:
-        net.fit(
-            X, Y, batch_size=batch_size, epochs=1, optimizer=optimizer,
-            executor=executor, progress=False,
+    X, Y = rows_of(case, sizes, n)
+    checked = CHECKED_ROWS if how.batch_size == "full" else n
+    error = check_training(start, X[:checked], Y[:checked], how, backend, executor)
+    net = start.copy(backend=backend)
+    with place.active():
+        X, Y = place.asarray(X), place.asarray(Y)  # on the device, as from an epoch to the next
+
+    def train(epochs: int) -> gb.History:
+        return net.fit(
+            X, Y, batch_size=size, epochs=epochs, optimizer=how.optimizer,
+            progress=False, executor=executor,
         )  # fmt: skip
-        net.backend.synchronize()
 
-    epoch()  # warms up
-    benchmark.pedantic(epoch, rounds=rounds(epoch), iterations=1)
+    train(1)
+    epochs = math.ceil(SECONDS / train(1).seconds[-1])
+    # fit returns when the device is done: the loss of the last epoch is read.
+    benchmark.group = f"{network} {mode}"
+    benchmark.pedantic(train, args=(epochs,), rounds=ROUNDS, warmup_rounds=1)
+    if benchmark.stats is None:  # --benchmark-disable
+        return
+    stats = benchmark.stats.stats
+    rate = epochs * n / stats.median
     benchmark.extra_info |= {
-        "network": name, "mode": mode, "backend": backend, "executor": executor,
-        "device": net.backend.describe(), "samples/s": len(X) / benchmark.stats.stats.median,
-    }  # fmt: skip
-
-
-def rounds(run) -> int:
-    """Return how many rounds fit about a second, 3 at least and 30 at most."""
-    return int(np.clip(_SECONDS / time_calls(Competitor(run)), 3, 30))
+        "samples_per_second": rate,
+        "rows": n,
+        "epochs": epochs,
+        "error_before_timing": error,
+        "device": place.describe(),
+        "threads": net.history.threads,
+    }
+    tabulate(
+        "training, samples/s",
+        network=network,
+        mode=mode,
+        backend=backend,
+        executor=executor,
+        **{
+            "samples/s": f"{float(f'{rate:.3g}'):,.0f}",
+            "spread": f"{stats.iqr / stats.median:.0%}",
+        },
+    )

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except _EXPECTED as error:
         _fail(str(error) or type(error).__name__)
+    if code == 130:  # typer's own answer to Ctrl-C
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -256,9 +256,9 @@ def compare(data: Dataset, settings: Settings, watch: Watch = _unwatched) -> Com
     for entry in entries:
         check_training(start, data.X_train, data.Y_train, entry.mode, entry.backend, entry.executor)
     for round_, entry in in_rounds(entries, settings.rounds):
-        if round_ == 0:
-            _train(start, data, entry, 1, None)  # compiles what is compiled, fills the caches
         try:
+            if round_ == 0:
+                _train(start, data, entry, 1, None)  # compiles what is compiled, fills the caches
             net = _train(start, data, entry, settings.epochs, _Watcher(entry, settings.loss, watch))
         except DivergenceError as error:
             found.notes.append(f"{entry.label}: {error}")

@@ -161,7 +161,10 @@ class Backend:
         lines = [f"def {expression.name}({', '.join(expression.signature)}):"]
         for target, node in expression.folded.statements:
             slot = f"{target}[...]" if target in expression.outputs else target
-            lines.append(f"    {slot} = {to_python(node)}")
+            text = to_python(node)
+            if node.name in expression.outputs:  # what it holds now, not what it will hold
+                text = f"xp.array({text})"
+            lines.append(f"    {slot} = {text}")
         scope: dict[str, Any] = {"xp": self.xp, "T": T, "erf": self.erf}
         scope |= {name: T(value) for name, value in expression.folded.constants.items()}
         exec("\n".join(lines), scope)  # only names and operators that `parse` let through
