@@ -30,15 +30,15 @@ def forms(backend: Any, delta: Any, a: Any, out: Any) -> dict[str, Callable[[], 
     def three_passes() -> Any:
         return delta * (a * (1 - a))
 
-    def three_passes_in_place() -> Any:
+    def three_passes_out() -> Any:
         xp.subtract(np.float32(1), a, out=spare)
         xp.multiply(a, spare, out=spare)
-        return xp.multiply(delta, spare, out=spare)
+        return xp.multiply(delta, spare, out=out)  # not into spare: out may be delta itself
 
     return {
         "one pass": one_pass,
         "three passes": three_passes,
-        "three passes, out=": three_passes_in_place,
+        "three passes, out=": three_passes_out,
     }
 
 

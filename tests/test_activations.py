@@ -1,15 +1,17 @@
 """Every activation on every target against SciPy's functions in float64."""
 
 import copy
+import itertools
 import math
 import pickle
 
 import definitions
 import numpy as np
 import pytest
+from conftest import BACKENDS, require
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpubackprop import Activation, activations
+from gpubackprop import Activation, activations, backends
 from gpubackprop.activations import ACTIVATIONS, ELU, LEAKY_RELU, SOFTMAX
 
 ELEMENTWISE = [name for name, entry in ACTIVATIONS.items() if entry.elementwise]
@@ -74,8 +76,9 @@ def test_forward_into_its_argument(backend, dtype, name):
 
 @pytest.mark.parametrize("kept", [False, True], ids=["bias", "bias_keeping_z"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_forward_after_the_bias(backend, name, kept):
-    dtype = np.dtype("float32")
+def test_forward_after_the_bias(name, kept):
+    """On the host; tests/test_backends.py has layers of every backend, and fewer to compile."""
+    backend, dtype = backends.get("numpy"), np.dtype("float32")
     x, b = np.float32([-3, -0.25, 2, 1e4, np.nan]), np.float32([1, 0.5, -1, 0, 1])
     placed = [backend.asarray(array) for array in (x, b)]
     z, out = backend.empty(5, dtype), backend.empty(5, dtype)
@@ -91,6 +94,23 @@ def test_forward_after_the_bias(backend, name, kept):
 
 # ---- derivative ----------------------------------------------------------------------------------
 
+
+@pytest.fixture(
+    params=[each for each in itertools.product(BACKENDS, RTOL) if each != ("cupy", "float64")],
+    ids="-".join,
+)
+def target(request):
+    """Every backend in both dtypes, but for CuPy's kernels in float64.
+
+    Those are tested in tests/test_cuda_printer.py, as one kernel, which compiles faster.
+    """
+    name, dtype = request.param
+    require(name)
+    found = backends.get(name)
+    with found.active():
+        yield found, np.dtype(dtype)
+
+
 #: Around 0 but not at it, where some have a kink; within exp's good range.
 SMOOTH = np.concatenate([np.linspace(-6, -0.05, 41), np.linspace(0.05, 6, 41)])
 
@@ -103,8 +123,6 @@ def read_by(name, z):
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_derivative_is_the_slope_of_f(name, dtype):
     """On the host; the other backends print the same formula within `delta`."""
-    from gpubackprop import backends
-
     z = SMOOTH.astype(dtype).astype("float64")
     expected = definitions.slope(definitions.ACTIVATION[name], z)
     for which in ("numpy", "numpy-plain"):
@@ -115,7 +133,8 @@ def test_derivative_is_the_slope_of_f(name, dtype):
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_delta_is_the_error_times_the_slope(backend, dtype, name):
+def test_delta_is_the_error_times_the_slope(target, name):
+    backend, dtype = target
     z = SMOOTH.astype(dtype).astype("float64")
     delta = np.random.default_rng(5).normal(size=z.shape).astype(dtype)
     expected = delta.astype("float64") * definitions.slope(definitions.ACTIVATION[name], z)
@@ -137,8 +156,9 @@ def test_delta_into_the_error_and_into_what_is_read(backend, name):
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_slope_at_zero(backend, dtype, name):
+def test_slope_at_zero(target, name):
     """With both signs of zero, and of the a that goes with it."""
+    backend, dtype = target
     read = read_by(name, np.array([0.0, -0.0]))
     actual = run(backend, ACTIVATIONS[name].delta, dtype, [1.0, 1.0], read)
     # 0.5 exp(...) and such: one rounding
@@ -153,7 +173,8 @@ SATURATED = {
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_delta_at_saturation(backend, dtype, name):
+def test_delta_at_saturation(target, name):
+    backend, dtype = target
     read = rounded(read_by(name, rounded([-1e4, 1e4], dtype)), dtype)
     actual = run(backend, ACTIVATIONS[name].delta, dtype, [2.0, -2.0], read)
     low, high = SATURATED[name]
@@ -161,8 +182,9 @@ def test_delta_at_saturation(backend, dtype, name):
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_a_nan_error_stays_one(backend, dtype, name):
+def test_a_nan_error_stays_one(target, name):
     """Even where f' is 0: a loss that is NaN must not be turned into an update by zeros."""
+    backend, dtype = target
     read = read_by(name, np.array([-1.0, 1.0]))
     assert np.isnan(run(backend, ACTIVATIONS[name].delta, dtype, [np.nan] * 2, read)).all()
 

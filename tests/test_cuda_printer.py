@@ -1,5 +1,6 @@
 """Expressions printed as CUDA: typed as they should be, and the same numbers as elsewhere."""
 
+import itertools
 import re
 
 import numpy as np
@@ -8,10 +9,12 @@ import random_formulas
 from numpy.testing import assert_allclose, assert_array_equal
 from random_formulas import NAMES
 
+from gpubackprop import LOSSES, backends
 from gpubackprop.activations import ACTIVATIONS, LEAKY_RELU, SIGMOID
 from gpubackprop.backends import show
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
 from gpubackprop.expressions import FUNCTIONS, Expression
+from gpubackprop.losses import check_pair, pair
 from gpubackprop.optimizers import SGD, Adam
 
 FLOAT64 = np.dtype("float64")
@@ -159,20 +162,70 @@ def test_fmax_and_fmin_leave_nan_out(backend, function):
     assert_array_equal(backend.to_numpy(out), expected)
 
 
-def test_every_derivative(cupy_backend):
-    """The formulas that `delta` wraps, all in one kernel, against the same on NumPy."""
+def every_derivative():
     entries = [entry for entry in ACTIVATIONS.values() if entry.elementwise]
     constants = {k: v for entry in entries for k, v in entry.parameters.items()}
     outputs = tuple(f"of_{entry.name}" for entry in entries)
-    formulas = {out: entry.df for out, entry in zip(outputs, entries, strict=True)}
-    made = Expression("derivatives", ("a", "z"), formulas, outputs, constants=constants)
-    a, z = np.linspace(-0.9, 0.9, 20), np.linspace(-5, 5, 20)
-    out = [cupy_backend.empty(20, FLOAT64) for _ in outputs]
-    cupy_backend.elementwise(made, FLOAT64)(cupy_backend.asarray(a), cupy_backend.asarray(z), *out)
-    from gpubackprop import backends
+    formulas = {out: f"delta * ({entry.df})" for out, entry in zip(outputs, entries, strict=True)}
+    made = Expression("deltas", ("delta", "a", "z"), formulas, outputs, constants=constants)
+    return entries, made
 
+
+def test_every_activations_delta(cupy_backend):
+    """All in one kernel, in float64, far out and at 0 too, against the same on the plain backend."""
+    entries, made = every_derivative()
+    a = np.r_[np.linspace(-0.9, 0.9, 20), 0.0, -0.0, 1.0, -1.0, 1e4, -1e4, np.nan]
+    z = np.r_[np.linspace(-5.0, 5.0, 20), 0.0, -0.0, 1e4, -1e4, 800.0, -800.0, np.nan]
+    delta = np.linspace(-3, 2, len(a))
+    out = [cupy_backend.empty(len(a), FLOAT64) for _ in entries]
+    arguments = [cupy_backend.asarray(array) for array in (delta, a, z)]
+    cupy_backend.elementwise(made, FLOAT64)(*arguments, *out)
+    plain = backends.get("numpy-plain")
     for entry, array in zip(entries, out, strict=True):
-        expected = np.empty(20)
-        call = backends.get("numpy-plain").elementwise(entry.derivative, FLOAT64)
-        call(z if entry.reads == "z" else a, expected)
+        expected = np.empty(len(a))
+        with plain.active():
+            read = z if entry.reads == "z" else a
+            plain.elementwise(entry.delta, FLOAT64)(delta, read, expected)
         assert_allclose(cupy_backend.to_numpy(array), expected, rtol=1e-13, atol=1e-15)
+
+
+def every_pair():
+    """Return the pairs with elementwise formulas, and one expression with all of these."""
+    pairs, statements, constants = [], {"a": "o"}, {}
+    for activation, loss in itertools.product(ACTIVATIONS.values(), LOSSES.values()):
+        try:
+            check_pair(activation, loss)
+        except ValueError:
+            continue
+        joined = pair(activation, loss)
+        for expression in (joined.loss, joined.delta):
+            if expression is not None:
+                pairs.append(expression)
+                statements[f"out{len(pairs)}"] = expression.statements["out"]
+                constants |= expression.constants
+    outputs = tuple(f"out{k + 1}" for k in range(len(pairs)))
+    arguments = ("o", "z", "y")
+    return pairs, Expression("pairs", arguments, statements, outputs, ("scale",), constants)
+
+
+def test_every_pairs_loss_and_delta(cupy_backend, dtype):
+    """As above. o, z and y need not go together for this."""
+    pairs, made = every_pair()
+    assert len(pairs) > 80
+    rng = np.random.default_rng(7)
+    o, y = rng.uniform(0.05, 0.95, size=40), rng.uniform(0, 1, size=40).round(1)
+    z = rng.normal(scale=3, size=40)
+    z[:4] = 1e4, -1e4, 0.0, np.nan
+    o, y, z = (array.astype(dtype) for array in (o, y, z))
+    out = [cupy_backend.empty(40, dtype) for _ in pairs]
+    arguments = [cupy_backend.asarray(array) for array in (o, z, y)]
+    cupy_backend.elementwise(made, dtype)(*arguments, 0.25, *out)
+    plain = backends.get("numpy-plain")
+    for expression, array in zip(pairs, out, strict=True):
+        expected = np.empty(40, dtype)
+        with plain.active():
+            scale = [0.25] * len(expression.scalars)
+            plain.elementwise(expression, dtype)(o, z, y, *scale, expected)
+        rtol = {"float32": 1e-5, "float64": 1e-13}[dtype.name]
+        actual = cupy_backend.to_numpy(array)
+        assert_allclose(actual, expected, rtol=rtol, atol=rtol, err_msg=expression.name)

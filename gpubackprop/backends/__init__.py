@@ -45,11 +45,14 @@ def get(backend: str | Backend = "auto", argument: str = "backend") -> Backend:
         if wanted != "auto":
             return get(wanted, "the environment variable GPUBACKPROP_BACKEND")
         return _make("numpy" if problem("cupy") else "cupy")
-    if backend not in NAMES and not _PATTERN.fullmatch(backend):
-        raise ValueError(
-            f"{argument} must be one of auto, {', '.join(NAMES)}, cupy:1, got {backend!r}"
-        )
+    _check(backend, argument)
     return _make(backend)
+
+
+def _check(name: str, argument: str) -> None:
+    if name not in NAMES and not _PATTERN.fullmatch(name):
+        known = ", ".join(NAMES)
+        raise ValueError(f"{argument} must be one of auto, {known}, cupy:1, got {name!r}")
 
 
 @functools.cache
@@ -73,7 +76,13 @@ def problem(name: str) -> str | None:
     ----------
     name : str
         As in `get`, without "auto".
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
     """
+    _check(name, "backend")
     if name.startswith("numpy"):
         return None
     from gpubackprop.backends import cupy_backend
