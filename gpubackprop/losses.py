@@ -26,7 +26,7 @@ class Loss:
         Names of the output activations it goes with; None means every elementwise one.
     matched : mapping of str to str, optional
         Formula of dloss/dz in terms of o, z and y by the name of an output activation for which it
-        is simpler or safer than ``df * f'``.
+        is simpler or safer than ``df * f'``. One for softmax stands for the whole row's derivative.
     from_z : mapping of str to str, optional
         Formula of the loss in terms of z, o and y by the name of an output activation, where one in
         terms of o alone would take the logarithm of 0.
@@ -256,7 +256,7 @@ def check_pair(activation: Activation, loss: Loss) -> None:
     ValueError
         With the reason, and what would go together.
     """
-    if activation == SOFTMAX and loss.name not in ("cross_entropy", "squared"):
+    if activation == SOFTMAX and loss.name != "squared" and "softmax" not in loss.matched:
         raise ValueError(
             f"loss {loss.name!r} does not go with output 'softmax', whose outputs depend on each "
             "other; softmax goes with cross_entropy and squared"

@@ -160,6 +160,35 @@ class Run:
         self.stopping = why
 
 
+class Pace:
+    """Cuts epochs into slices of about 0.1 s of work.
+
+    Parameters
+    ----------
+    backend : Backend
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._batches = backend, 1
+
+    def slices(self, n: int, batch_size: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) for n rows; what is done between two of them is timed."""
+        marks: deque[Any] = deque()
+        start = 0
+        while start < n:
+            began = time.perf_counter()
+            stop = min(n, start + batch_size * self._batches)
+            yield start, stop
+            start = stop
+            marks.append(self._backend.mark())
+            if len(marks) > _IN_FLIGHT:
+                self._backend.wait(marks.popleft())
+            # Powers of two: where a slice ends must not depend on the clock in more than its
+            # length.
+            if time.perf_counter() - began < _SLICE_SECONDS / 2:
+                self._batches *= 2
+
+
 class Trainer:
     """One call of `fit`: holds what its epochs share.
 
@@ -216,7 +245,7 @@ class Trainer:
         self.best: Array | None = None
         self.best_loss, self.bad_epochs = math.inf, 0
         self.evaluator = Evaluator(job.backend, job.model)
-        self.seconds, self.samples, self._slice_batches = 0.0, 0, 1
+        self.seconds, self.samples, self._pace = 0.0, 0, Pace(job.backend)
         self._epoch_rate = 0.0
 
     def fit(self) -> History:
@@ -277,21 +306,8 @@ class Trainer:
                 yield batch, 0, batch.n_samples, batch.n_samples
             return
         assert batch_size is not None  # only Batches choose it themselves
-        n = source.n_samples
-        marks: deque[Any] = deque()
-        start = 0
-        while start < n:
-            began = time.perf_counter()
-            stop = min(n, start + batch_size * self._slice_batches)
+        for start, stop in self._pace.slices(source.n_samples, batch_size):
             yield source, start, stop, batch_size
-            start = stop
-            marks.append(self.job.backend.mark())
-            if len(marks) > _IN_FLIGHT:
-                self.job.backend.wait(marks.popleft())
-            # Powers of two: where a slice ends must not depend on the clock in more than its
-            # length.
-            if time.perf_counter() - began < _SLICE_SECONDS / 2:
-                self._slice_batches *= 2
 
     def _learning_rate(self, batch: int) -> float:
         if not self.schedule.per_update:
@@ -487,4 +503,4 @@ class Evaluator:
         return self._workspace.rows(n)
 
 
-__all__ = ["EarlyStopping", "Evaluator", "History", "Run", "Stepper", "Trainer"]
+__all__ = ["EarlyStopping", "Evaluator", "History", "Pace", "Run", "Stepper", "Trainer"]

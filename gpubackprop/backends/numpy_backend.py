@@ -163,6 +163,13 @@ class NumpyBackend(Backend):
         if first_bad[0] < 0 and not math.isfinite(number):
             first_bad[0] = step
 
+    def add_penalty(self, w: Array, l1: float, l2: float, total: Array) -> None:
+        """Add ``l1 * sum(|w|) + l2 / 2 * sum(w ** 2)`` to `total`."""
+        if l2:
+            total[0] += 0.5 * l2 * float(np.dot(w, w))
+        if l1:
+            total[0] += l1 * float(np.abs(w).sum())
+
     def clip_norm(self, g: Array, limit: float, cell: Array) -> None:
         """Scale a gradient down to an L2 norm of at most `limit`, in place."""
         norm = float(np.sqrt(np.dot(g, g)))

@@ -68,16 +68,22 @@ class Eager:
                     )
                 else:
                     self.batch_gradient(source, order, i + k, n, parameters, state, dropping, tally)
-                self._finish(parameters, state, progress, tally)
+                self._finish(n, parameters, state, progress, tally)
 
     def _finish(
-        self, parameters: Parameters, state: State, progress: Progress, tally: Tally
+        self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally
     ) -> None:
-        """Record the loss and update."""
-        job = self.job
+        """Record the loss of a batch of n rows and update."""
+        job, share = self.job, None
         job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
+        if job.penalised and job.optimizer.penalty is not None:
+            sums = progress.weight_sums
+            share = 1.0 / (n if sums is None else sums[progress.batch])
+            l1, l2 = job.optimizer.l1, job.optimizer.l2
+            W = parameters.flat_weights
+            job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
         rate = progress.learning_rate(progress.batch)
-        backprop.update(job.backend, job.optimizer, parameters, state, rate)
+        backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
         progress.batch += 1
         progress.steps += 1
 
