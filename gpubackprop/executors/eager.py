@@ -60,7 +60,7 @@ class Eager:
                         X[part],
                         Y[part],
                         w_part,
-                        n,
+                        1.0 / n,
                         parameters,
                         state.gradient,
                         dropping,
@@ -92,13 +92,13 @@ class Eager:
         X: Array,
         Y: Array,
         w: Array | None,
-        batch_size: int,
+        scale: float,
         parameters: Parameters,
         out: Parameters,
         dropping: Dropping | None,
         loss: Array,
     ) -> None:
-        """Write the gradient of some rows of a batch of `batch_size`, and their summed loss."""
+        """Write `scale` times the gradient of some rows' summed loss, and that sum."""
         backend, model, n = self.job.backend, self.job.model, len(X)
         ws = self._workspace
         if ws is None or ws.n_rows < n:
@@ -106,7 +106,6 @@ class Eager:
         ws = ws.rows(n)
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
-        scale = 1.0 / batch_size
         backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
 
     def batch_gradient(
@@ -119,11 +118,13 @@ class Eager:
         state: State,
         dropping: Dropping | None,
         tally: Tally,
+        scale: float | None = None,
     ) -> None:
         """Write the gradient of one batch of any size into ``state.gradient``, and its loss into
         ``tally.value``.
 
-        A batch larger than SLICE is done in slices, added up in order.
+        A batch larger than SLICE is done in slices, added up in order. The gradient is `scale`
+        times that of the summed loss, by default that of the mean.
         """
         backend = self.job.backend
         if self._second is None:
@@ -135,7 +136,8 @@ class Eager:
             out, loss = (self._second, tally.part) if first else (state.gradient, tally.value)
             if dropping is not None:
                 dropping = Dropping(dropping.seed, dropping.step, first)
-            self._gradient(X, Y, w, n, parameters, out, dropping, loss)
+            part = 1.0 / n if scale is None else scale
+            self._gradient(X, Y, w, part, parameters, out, dropping, loss)
             if first:
                 backend.add(self._second.flat, state.gradient.flat)
                 backend.add(tally.part, tally.value)

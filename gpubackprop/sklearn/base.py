@@ -1,7 +1,7 @@
 """What the classifier and the regressor share."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -34,7 +34,10 @@ def store(estimator: Any, values: dict[str, Any]) -> None:
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     """Base of `MLPClassifier` and `MLPRegressor`."""
 
-    _parameter_constraints: dict[str, list[Any]] = parameters.CONSTRAINTS
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = parameters.CONSTRAINTS
+    #: Updates so far and seed of the masks, of networks with dropout.
+    _steps = _dropout_seed = 0
+    validation_loss_curve_: list[float] | None
 
     # ---- fitting --------------------------------------------------------------------------------
 
@@ -175,7 +178,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _dtype(self, dtype: Any) -> np.dtype:
         """Return what is computed in where X is of `dtype`."""
-        return np.dtype(dtype if self.dtype is None else self.dtype)
+        wanted: np.dtype = np.dtype(dtype if self.dtype is None else self.dtype)
+        return wanted
 
     # ---- the network ----------------------------------------------------------------------------
 
@@ -214,7 +218,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         engine = self._network()
         engine.read(self.coefs_, self.intercepts_)
         source = engine.source(X)
-        return engine.logits(source) if logits else engine.outputs(source)
+        outputs = engine.logits(source) if logits else engine.outputs(source)
+        if np.isnan(outputs).any():
+            raise ValueError(
+                "the outputs for these X hold NaN: X or coefs_ are too large for "
+                f"{outputs.dtype}; scale X, or fit again with a smaller learning_rate_init"
+            )
+        return outputs
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

@@ -36,7 +36,8 @@ class Tasks:
     def __init__(self, estimator: Any, X: Any, y: Any) -> None:
         self.estimator, self.data = estimator, {"X": X, "y": y}
         self.active = bool(getattr(estimator, "_skl_callbacks", ()))
-        self._root = self._task = None
+        self._root: Any = None
+        self._task: Any = None
         if self.active or hasattr(estimator, "_parent_callback_ctx"):
             self._root = estimator._init_callback_context(max_subtasks=estimator.max_iter)
 

@@ -1,6 +1,6 @@
 """The classifier."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax
@@ -108,7 +108,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     True
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
@@ -199,6 +199,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, in the order of `classes_`.
 
+        One that underflows is the dtype's smallest normal number, so that its logarithm is finite.
+
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
@@ -209,10 +211,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         check_is_fitted(self)
         o = self._outputs(X)
-        return np.hstack([1 - o, o]) if self.n_outputs_ == 1 else o
+        o = np.hstack([1 - o, o]) if self.n_outputs_ == 1 else o
+        floored: np.ndarray = np.maximum(o, np.finfo(o.dtype).tiny)
+        return floored
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of `predict_proba`, computed from z so that it is always finite.
+        """Return the logarithm of `predict_proba`, where that is 0 computed from z: always finite.
 
         Parameters
         ----------
@@ -222,14 +226,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         array of shape (n_samples, n_classes)
         """
-        check_is_fitted(self)
+        p = self.predict_proba(X)
+        vanished = p <= np.finfo(p.dtype).tiny
+        logarithms: np.ndarray = np.log(p, out=p)
+        if vanished.any():
+            logarithms[vanished] = self._log_proba_from_z(X)[vanished]
+        return logarithms
+
+    def _log_proba_from_z(self, X: Any) -> np.ndarray:
+        logarithms: np.ndarray
         z = self._outputs(X, logits=True)
         if self.out_activation_ == "softmax":
-            logarithm: np.ndarray = log_softmax(z, axis=1)
-            return logarithm
+            logarithms = log_softmax(z, axis=1)
+            return logarithms
         if self.n_outputs_ == 1:
             z = np.hstack([-z, z])
-        return -np.logaddexp(z.dtype.type(0), -z)
+        logarithms = -np.logaddexp(z.dtype.type(0), -z)
+        return logarithms
 
     # ---- labels and targets ---------------------------------------------------------------------
 
@@ -274,8 +287,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _targets(self, Y: np.ndarray) -> np.ndarray:
         if self.out_activation_ == "softmax":
-            return np.argmax(Y, axis=1)
-        return Y.astype(np.float32)
+            Y = np.argmax(Y, axis=1)
+            return Y
+        return np.asarray(Y, dtype=self.coefs_[0].dtype)
 
     def _to_labels(self, Y: np.ndarray) -> np.ndarray:
         if self.n_outputs_ == 1:

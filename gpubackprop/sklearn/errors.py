@@ -11,7 +11,8 @@ class DivergedError(DivergenceError, ValueError):
     """
 
     def __str__(self) -> str:
+        core = super().__str__()
         return (
             "Solver produced non-finite parameter weights. The input data may contain large values "
-            "and need to be preprocessed. " + super().__str__().capitalize()
+            f"and need to be preprocessed. {core[0].upper()}{core[1:]}"
         )

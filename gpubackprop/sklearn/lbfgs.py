@@ -32,7 +32,7 @@ class Objective:
     def __init__(self, engine: Engine, training: Training, alpha: float) -> None:
         self.engine, self.alpha = engine, alpha
         backend, model = engine.backend, engine.model
-        self.source = engine.source(training.X, training.Y, training.scaled_weights())
+        self.source = engine.source(training.X, training.Y, training.w)
         self.n_samples = self.source.n_samples
         w = training.w
         self.weight = self.n_samples if w is None else float(w.sum(dtype=np.float64))
@@ -66,13 +66,16 @@ class Objective:
         n = self.n_samples
         with engine.backend.active():
             self._executor.batch_gradient(
-                self.source, None, 0, n, engine.parameters, state, None, tally
+                self.source, None, 0, n, engine.parameters, state, None, tally, scale=1.0
             )
-            loss = float(engine.backend.to_numpy(tally.value)[0]) / n
+            loss = float(engine.backend.to_numpy(tally.value)[0])
             gradient = self._gradient()
-        W, share = packed[: self.n_coefs], self.alpha / self.weight
-        gradient[: self.n_coefs] += share * W
-        return loss + 0.5 * share * float(np.dot(W, W)), gradient
+        # In this order, so that the roundings are scikit-learn's.
+        W = packed[: self.n_coefs]
+        gradient[: self.n_coefs] += self.alpha * W
+        gradient /= self.weight
+        penalty = 0.5 * self.alpha * float(np.dot(W, W))
+        return loss / self.weight + penalty / self.weight, gradient
 
     def _gradient(self) -> np.ndarray:
         backend, layout = self.engine.backend, self.engine.model.layout

@@ -85,8 +85,9 @@ class OptimizerState:
     def state(self, backend: Backend, model: Model) -> backprop.State:
         """Return the slots on a backend, fresh ones if there are none for this model."""
         state = self._state
-        if state is not None and state.gradient.model.layout == model.layout:
-            if state.gradient.model.dtype == model.dtype and backend.owns(state.cell):
+        if state is not None and backend.owns(state.cell):
+            held = state.gradient.model
+            if held.layout == model.layout and held.dtype == model.dtype:
                 return state
         state = backprop.new_state(backend, model, self.optimizer)
         saved = self._state_to_numpy()

@@ -106,7 +106,7 @@ def dropout_rates(dropout: Any, n_hidden: int) -> tuple[float, ...]:
     ValueError
         If there is not one for each layer, or one does not lie in 0..1, 1 excluded.
     """
-    rates = [dropout] * n_hidden if isinstance(dropout, Real) else list(dropout)
+    rates: list[Any] = [dropout] * n_hidden if np.ndim(dropout) == 0 else list(dropout)
     if len(rates) != n_hidden or not all(0 <= rate < 1 for rate in rates):
         raise ValueError(
             f"dropout must be a number in 0..1 (1 excluded), or {n_hidden} of them, one for each "

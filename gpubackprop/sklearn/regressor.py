@@ -1,6 +1,6 @@
 """The regressor."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
@@ -53,7 +53,7 @@ n_features_in_, feature_names_in_, out_activation_
     True
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMLP._parameter_constraints,
         "loss": [StrOptions({"squared_error", *losses.REGRESSION}), Loss],
     }
@@ -149,7 +149,8 @@ n_features_in_, feature_names_in_, out_activation_
             raise ValueError(
                 f"y must be at least 0 for loss={self.loss!r}, got {y.min()} at row {row}"
             )
-        return y[:, None] if y.ndim == 1 else y
+        encoded: np.ndarray = y[:, None] if y.ndim == 1 else y
+        return encoded
 
     def _targets(self, Y: np.ndarray) -> np.ndarray:
         return Y

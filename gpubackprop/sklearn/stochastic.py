@@ -166,7 +166,9 @@ class StochasticFit:
     def _diverged(self, first_bad: int | None, progress: Progress) -> None:
         self.backend.copy(self.before, self.engine.parameters.flat)
         self.best = None
-        rate = progress.learning_rate(max(progress.batch - 1 if first_bad is None else first_bad, 0))
+        rate = progress.learning_rate(
+            max(progress.batch - 1 if first_bad is None else first_bad, 0)
+        )
         raise DivergedError(self.estimator.n_iter_, first_bad, rate)
 
     # ---- stopping -------------------------------------------------------------------------------
