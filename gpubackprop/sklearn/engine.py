@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop import executors
 from gpubackprop.activations import IDENTITY
 from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source, checked_source
+from gpubackprop.executors.base import Executor, Job
 from gpubackprop.losses import SQUARED
 from gpubackprop.model import Model
 from gpubackprop.training import Evaluator
@@ -42,6 +44,7 @@ class Engine:
         if not backend.host:
             self._mirror = Parameters(model, np.zeros(size, dtype))
         self._local, self._lock = threading.local(), threading.Lock()
+        self._executor: tuple[str, Job, Executor] | None = None
         self.uploads = 0
 
     # ---- coefs_ and intercepts_ -----------------------------------------------------------------
@@ -110,6 +113,18 @@ class Engine:
     def outputs(self, source: Source) -> np.ndarray:
         """Return the network's outputs for every row, of shape (n_samples, n_out)."""
         return self._outputs(self._evaluator("outputs", self.model), source)
+
+    def executor(self, name: str, job: Job) -> Executor:
+        """Return the executor of a job, the last one with its buffers if the job is the same.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, or that executor cannot do the job.
+        """
+        if self._executor is None or self._executor[:2] != (name, job):
+            self._executor = name, job, executors.get(name, job)
+        return self._executor[2]
 
     def logits(self, source: Source) -> np.ndarray:
         """Return z of the output layer, of shape (n_samples, n_out)."""

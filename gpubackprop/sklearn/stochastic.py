@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpubackprop import executors
 from gpubackprop.backprop import State
 from gpubackprop.executors.base import Job, Progress, Tally
 from gpubackprop.sklearn.batches import Epoch, Epochs
@@ -73,7 +72,7 @@ class StochasticFit:
             engine.model, self.backend, description, self.batch_size, self.source.weighted,
             estimator._dropout_seed, penalised=True,
         )  # fmt: skip
-        self.executor = executors.get(estimator.executor, self.job)
+        self.executor = engine.executor(estimator.executor, self.job)
         self.state: State = self.optimizer.state(self.backend, engine.model)
         self.tally, self.pace = Tally(self.backend), Pace(self.backend)
         self.before = self._copy()
