@@ -62,7 +62,7 @@ class Objective:
         engine, tally, state = self.engine, self._tally, self._state
         if not np.isfinite(packed).all():
             raise DivergedError(0, None, np.nan)
-        engine.read(*self.unpack(packed))
+        engine.load(*self.unpack(packed))
         n = self.n_samples
         with engine.backend.active():
             self._executor.batch_gradient(
@@ -133,5 +133,5 @@ def fit_lbfgs(estimator: Any, engine: Engine, training: Training, tasks: Tasks) 
     if not np.isfinite(result.x).all() or not np.isfinite(result.fun):
         raise DivergedError(estimator.n_iter_, None, np.nan)
     estimator.loss_ = result.fun
-    engine.read(*objective.unpack(result.x))
+    engine.load(*objective.unpack(result.x))
     engine.write(estimator.coefs_, estimator.intercepts_)
