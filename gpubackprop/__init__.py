@@ -1,13 +1,12 @@
-"""Multi-layer perceptrons trained by hand-written, vectorised backpropagation, on NumPy or CuPy
-arrays.
-"""
+"""Multi-layer perceptrons trained by hand-written backpropagation, on NumPy or CuPy arrays."""
 
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.data import Batches
 from gpubackprop.errors import DivergenceError
+from gpubackprop.history import EarlyStopping, History
 from gpubackprop.initializers import Initializer, Orthogonal, VarianceScaling
 from gpubackprop.losses import LOSSES, Loss
-from gpubackprop.network import Network, gradient_check
+from gpubackprop.network import Network, gradient_check, load
 from gpubackprop.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 from gpubackprop.schedules import (
     Cosine,
@@ -18,7 +17,6 @@ from gpubackprop.schedules import (
     Schedule,
     Step,
 )
-from gpubackprop.training import EarlyStopping, History
 
 __version__ = "0.1.0"
 
@@ -49,4 +47,5 @@ __all__ = [
     "Step",
     "VarianceScaling",
     "gradient_check",
+    "load",
 ]

@@ -154,8 +154,8 @@ SILU = Activation(
     f="z / (1 + exp(-z))",
     df="1 / (1 + exp(-z)) * (1 + z * (1 - 1 / (1 + exp(-z))))",
 )
-# Hendrycks and Gimpel, "Gaussian error linear units", 2016: z * Phi(z), with sqrt(1/2) and 1/sqrt(2
-# pi) as numbers.
+# Hendrycks and Gimpel, "Gaussian error linear units", 2016: z * Phi(z). The numbers are sqrt(1/2)
+# and 1 / sqrt(2 pi).
 GELU = Activation(
     "gelu",
     f="0.5 * z * (1 + erf(z * 0.7071067811865476))",

@@ -1,21 +1,27 @@
 """The user's arguments of `Network` and `fit`: checked, and made into what the rest works with."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpubackprop import activations, initializers, losses
 from gpubackprop.activations import Activation
+from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
+from gpubackprop.checks import Range, as_array, check_all
 from gpubackprop.data import Batches
+from gpubackprop.history import EarlyStopping
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.training import EarlyStopping
+from gpubackprop.training import EVENTS
+from gpubackprop.types import Array
 
 
 def integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
@@ -50,19 +56,18 @@ def generator(rng: Any) -> np.random.Generator:
     """Return the random generator that `rng` stands for: a seed, a generator, or None."""
     if isinstance(rng, np.random.Generator):
         return rng
-    if rng is not None and (
-        isinstance(rng, bool) or not isinstance(rng, numbers.Integral) or rng < 0
-    ):
-        raise TypeError(
+    if rng is None:
+        return np.random.default_rng()
+    whole = isinstance(rng, numbers.Integral) and not isinstance(rng, bool)
+    if not whole or rng < 0:
+        raise (ValueError if whole else TypeError)(
             f"rng must be an integer >= 0, a numpy.random.Generator or None, got {rng!r}"
         )
-    return np.random.default_rng(None if rng is None else int(rng))
+    return np.random.default_rng(int(rng))
 
 
 def initial(init: Any, model: Model) -> list[Initializer]:
-    """Return how the weights of each layer start: `init` is one for all layers, or a list with one
-    for each.
-    """
+    """Return how weights start: `init` is one for all layers, or a list of one each."""
     several = isinstance(init, list | tuple)
     if several and len(init) != model.n_layers:
         raise ValueError(
@@ -71,6 +76,30 @@ def initial(init: Any, model: Model) -> list[Initializer]:
         )
     each = init if several else [init] * model.n_layers
     return [initializers.get(one, a.name) for one, a in zip(each, model.activations, strict=True)]
+
+
+def layer_arrays(
+    name: str, values: Any, views: list[Array], backend: Backend
+) -> list[Array | None]:
+    """Check arrays that are to become the weights, or the biases, of each layer."""
+    listed = list(values)
+    if len(listed) != len(views):
+        raise ValueError(
+            f"{name} must hold one array for each of {len(views)} layers, got {len(listed)}"
+        )
+    checked: list[Array | None] = []
+    for l, (value, view) in enumerate(zip(listed, views, strict=True)):
+        if view is None or value is None:
+            if (view is None) != (value is None):
+                raise ValueError(f"{name}[{l}] must be {'None' if view is None else 'an array'}")
+            checked.append(None)
+            continue
+        array = as_array(value, f"{name}[{l}]", backend)
+        if array.shape != view.shape:
+            raise ValueError(f"{name}[{l}] must have shape {view.shape}, got {array.shape}")
+        check_all(array, Range(f"{name}[{l}]", view.dtype))
+        checked.append(array)
+    return checked
 
 
 def with_dtype(model: Model, dtype: Any) -> Model:
@@ -102,6 +131,12 @@ def batches(X: Any, Y: Any, sample_weight: Any) -> Batches | None:
     return X
 
 
+def check_targets(Y: Any) -> None:
+    """Refuse to go on without targets."""
+    if Y is None:
+        raise TypeError("Y must be given: the targets of X, got None")
+
+
 def validation(value: Any) -> tuple[Any, Any, Any]:
     """Check `validation`: (X, Y) or (X, Y, sample_weight)."""
     if not isinstance(value, tuple | list) or len(value) not in (2, 3):
@@ -114,12 +149,25 @@ def validation(value: Any) -> tuple[Any, Any, Any]:
     return X, Y, sample_weight
 
 
+def callbacks(value: Any) -> list[Any]:
+    """Check `callbacks`: objects with at least one of the methods that are called."""
+    if not isinstance(value, Iterable):
+        raise TypeError(f"callbacks must be a list of objects, got {value!r}")
+    listed = list(value)
+    for i, one in enumerate(listed):
+        if isinstance(one, type) or not any(hasattr(one, event) for event in EVENTS):
+            raise TypeError(
+                f"callbacks[{i}] must be an object with a method {', '.join(EVENTS)}, got {one!r}"
+            )
+    return listed
+
+
 def check_batch_only(optimizer: Optimizer, size: int | None, n_samples: int | None) -> None:
     """Refuse an optimiser that works on whole-set gradients alone, in another mode."""
-    if optimizer.batch_only and size != n_samples:
+    if optimizer.batch_only and (size is None or size != n_samples):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} needs the gradient of all samples: "
-            f"use batch_size='full', got {size}"
+            f"use batch_size='full', got {'Batches' if size is None else size}"
         )
 
 
@@ -144,8 +192,10 @@ def build_model(
     chosen = (
         losses.NATURAL_LOSS.get(last.name, losses.SQUARED) if loss is None else losses.get(loss)
     )
-    biases = _each("bias", bias, len(sizes) - 1, (bool, np.bool_))
-    drops = tuple(_share(p) for p in _each("dropout", dropout, n_hidden, numbers.Real))
+    biases = _each("bias", bias, len(sizes) - 1, bool | np.bool_, "True or False")
+    drops = tuple(
+        _share(p) for p in _each("dropout", dropout, n_hidden, numbers.Real, "a number in 0..1")
+    )
     return Model(
         sizes=sizes,
         activations=(*_hidden(hidden, n_hidden), last),
@@ -172,6 +222,11 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
 def _hidden(hidden: Any, n_hidden: int) -> tuple[Activation, ...]:
     if isinstance(hidden, str | Activation):
         return (activations.get(hidden, "hidden"),) * n_hidden
+    if not isinstance(hidden, Iterable):
+        raise TypeError(
+            "hidden must be a name or an Activation, or one for each of the "
+            f"{n_hidden} hidden layers, got {hidden!r}"
+        )
     chosen = [activations.get(one, f"hidden[{i}]") for i, one in enumerate(hidden)]
     if len(chosen) != n_hidden:
         raise ValueError(
@@ -181,16 +236,17 @@ def _hidden(hidden: Any, n_hidden: int) -> tuple[Activation, ...]:
     return tuple(chosen)
 
 
-def _each(name: str, value: Any, n: int, kind: Any) -> tuple[Any, ...]:
+def _each(name: str, value: Any, n: int, kind: Any, wanted: str) -> tuple[Any, ...]:
     """Give each of n layers its value: one for all, or one each."""
-    values = (value,) * n if isinstance(value, kind) else tuple(value)
-    if len(values) != n:
-        raise ValueError(f"{name} must be one value, or one for each of {n} layers, got {value!r}")
+    single = isinstance(value, kind)
+    values = (value,) * n if single else tuple(value) if isinstance(value, Iterable) else ()
+    if not single and (isinstance(value, str) or not isinstance(value, Iterable)):
+        raise TypeError(f"{name} must be {wanted}, or one for each of {n} layers, got {value!r}")
     for one in values:
         if not isinstance(one, kind):
-            raise TypeError(
-                f"{name} must hold {getattr(kind, '__name__', 'bool')} values, got {one!r}"
-            )
+            raise TypeError(f"{name} must hold {wanted} for each layer, got {one!r}")
+    if len(values) != n:
+        raise ValueError(f"{name} must be {wanted}, or one for each of {n} layers, got {value!r}")
     return values
 
 
@@ -247,8 +303,7 @@ def early_stopping(value: Any) -> EarlyStopping | None:
 
 
 def trainable(value: Any, model: Model) -> np.ndarray | None:
-    """Turn `trainable` into a flat array of 0 and 1, laid out like the parameters; None if all may
-    change.
+    """Turn `trainable` into a flat array of 0 and 1, laid out like the parameters, or None for all.
 
     Parameters
     ----------
@@ -276,6 +331,11 @@ def trainable(value: Any, model: Model) -> np.ndarray | None:
     ):
         if masks is None:
             continue
+        if not isinstance(masks, Sequence | np.ndarray):
+            raise TypeError(
+                f"trainable {name} must be a list with one entry for each of {len(arrays)} layers, "
+                f"got {masks!r}"
+            )
         if len(masks) != len(arrays):
             raise ValueError(
                 f"trainable {name} must have one entry for each of {len(arrays)} layers, "

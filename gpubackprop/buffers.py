@@ -17,8 +17,7 @@ class Memory(Protocol):
 
 
 class Parameters:
-    """Numbers laid out like a model's parameters: the parameters themselves, a gradient, an
-    optimiser's slot.
+    """Numbers laid out like a model's parameters: these, a gradient, or an optimiser's slot.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ class Parameters:
             flat[start : start + n_out * n_in].reshape(n_out, n_in)
             for start, (n_out, n_in) in zip(layout.W, layout.shapes, strict=True)
         ]
-        self.biases = [
+        self.biases: list[Array] = [
             None if start is None else flat[start : start + n_out]
             for start, (n_out, _) in zip(layout.b, layout.shapes, strict=True)
         ]

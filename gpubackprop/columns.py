@@ -19,7 +19,7 @@ IDENTITY = 1024
 
 
 class Buffers(dict[int, Array]):
-    """Buffers by their number of rows, made at the first use and kept.
+    """Buffers by their number of rows: views of one, which grows when more rows are asked for.
 
     Parameters
     ----------
@@ -33,10 +33,14 @@ class Buffers(dict[int, Array]):
     def __init__(self, empty: Callable[..., Array], row: tuple[int, ...], dtype: np.dtype) -> None:
         super().__init__()
         self._empty, self._row, self._dtype = empty, row, dtype
+        self._whole: Array = ()
 
     def __missing__(self, n: int) -> Array:
-        buffer = self[n] = self._empty((n, *self._row), self._dtype)
-        return buffer
+        if n > len(self._whole):
+            self.clear()
+            self._whole = self._empty((n, *self._row), self._dtype)
+        view = self[n] = self._whole[:n]
+        return view
 
 
 @dataclass(frozen=True)

@@ -376,5 +376,7 @@ def _triple(item: Any, number: int) -> tuple[Any, Any, Any]:
         got = f"{len(item)} items"
     else:
         X, Y, *w = item
+        if Y is None:
+            raise TypeError(f"batch {number}: Y must be given, got None")
         return X, Y, (w[0] if w else None)
     raise TypeError(f"batch {number} must be (X, Y) or (X, Y, sample_weight), got {got}")

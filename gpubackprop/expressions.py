@@ -12,6 +12,8 @@ through float64.
 
 import ast
 import functools
+import itertools
+import keyword
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -26,9 +28,18 @@ FUNCTIONS = {
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _LARGEST_POWER = 8
+#: Names that mean something where formulas are printed: to CuPy, to our printers, in C++.
+_RESERVED = frozenset({
+    "i", "n", "T", "np", "xp", "where", "auto", "bool", "case", "catch", "char", "const", "default",
+    "delete", "do", "double", "enum", "explicit", "extern", "false", "float", "friend", "goto",
+    "inline", "int", "long", "mutable", "namespace", "new", "operator", "private", "protected",
+    "public", "register", "short", "signed", "sizeof", "static", "struct", "switch", "template",
+    "this", "throw", "true", "typedef", "typename", "union", "unsigned", "using", "virtual", "void",
+    "volatile",
+})  # fmt: skip
 _ARITHMETIC: dict[str, Callable[..., float]] = {
     "neg": operator.neg, "add": operator.add, "sub": operator.sub, "mul": operator.mul,
-    "div": lambda x, y: x / y if y else math.copysign(math.inf, x) if x else math.nan,
+    "div": lambda x, y: x / y if y else math.nan,
 }  # fmt: skip
 _BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _COMPARE = {
@@ -125,7 +136,7 @@ def _condition(tree: ast.expr, text: str) -> Node:
 
 def _power(base: ast.expr, exponent: ast.expr, text: str) -> Node:
     match exponent:
-        case ast.Constant(value=int() as n) if 1 <= n <= _LARGEST_POWER:
+        case ast.Constant(value=int() as n) if n is not True and 1 <= n <= _LARGEST_POWER:
             factor = _convert(base, text)
             # Products, because pow() is slow and rounds differently on every target.
             return functools.reduce(lambda x, y: Node("mul", (x, y)), [factor] * n)
@@ -133,6 +144,12 @@ def _power(base: ast.expr, exponent: ast.expr, text: str) -> Node:
         f"formula {text!r}: the exponent {ast.unparse(exponent)!r} must be an integer in "
         f"1..{_LARGEST_POWER}"
     )
+
+
+def _usable(name: str) -> bool:
+    """Tell whether every target can print a name as it is."""
+    taken = name in FUNCTIONS or name in _RESERVED or keyword.iskeyword(name)
+    return name.isidentifier() and name.isascii() and not (taken or name.startswith("_"))
 
 
 @dataclass(frozen=True)
@@ -172,8 +189,11 @@ class Expression:
     def __post_init__(self) -> None:
         names = [*self.arguments, *self.outputs, *self.scalars, *self.constants]
         for name in [*names, *self.statements, self.name]:
-            if not name.isidentifier() or name in FUNCTIONS or name == "where":
-                raise ValueError(f"{name!r} in expression {self.name!r} cannot be used as a name")
+            if not _usable(name):
+                raise ValueError(
+                    f"{name!r} in expression {self.name!r} cannot be used as a name; take an ASCII "
+                    "word that means nothing in Python, C++ or a formula and does not begin with _"
+                )
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(
@@ -198,9 +218,7 @@ class Expression:
 
     @functools.cached_property
     def folded(self) -> "Folded":
-        """The parsed statements, after whatever does not depend on an array or a scalar was
-        computed.
-        """
+        """The parsed statements, with what depends on no array and no scalar computed."""
         return _fold(self)
 
     @property
@@ -212,7 +230,7 @@ class Expression:
     def key(self) -> tuple[object, ...]:
         """What two expressions share if and only if they compute the same thing."""
         statements, constants = tuple(self.statements.items()), tuple(self.constants.items())
-        return self.name, self.signature, self.outputs, statements, constants
+        return self.name, self.signature, self.scalars, self.outputs, statements, constants
 
 
 @dataclass(frozen=True)
@@ -226,6 +244,9 @@ class Folded:
 def _fold(expression: Expression) -> Folded:
     """Compute ``1 - beta2`` once, in float64: in float32 it would lose five digits of 0.001."""
     constants = dict(expression.constants)
+    taken = {*expression.signature, *constants, *expression.statements}
+    fresh = (name for i in itertools.count(1) if (name := f"folded{i}") not in taken)
+    made: dict[str, str] = {}  # names by the number's digits, which tell 0 from -0
 
     def number_of(node: Node) -> float | None:
         return node.number if node.op == "number" else constants.get(node.name)
@@ -235,14 +256,12 @@ def _fold(expression: Expression) -> Folded:
         numbers = [number_of(operand) for operand in operands]
         if node.op in _ARITHMETIC and None not in numbers:
             value = _ARITHMETIC[node.op](*numbers)
-            if all(operand.op == "number" for operand in operands):
-                return Node("number", number=value)
-            name = next(
-                (n for n, v in constants.items() if n.startswith("folded") and v == value),
-                f"folded{len(constants)}",
-            )
-            constants[name] = value
-            return Node("name", name=name)
+            if math.isfinite(value):  # 1 / 0 is left to the target, which knows infinity
+                if all(operand.op == "number" for operand in operands):
+                    return Node("number", number=value)
+                name = made[repr(value)] = made.get(repr(value)) or next(fresh)
+                constants[name] = value
+                return Node("name", name=name)
         return Node(node.op, operands, node.name, node.number)
 
     statements = tuple(

@@ -5,6 +5,8 @@ is drawn in float64 on the host: a seed gives the same weights on every backend,
 same weights rounded. Biases start at 0 and need none.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -6,13 +6,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from gpubackprop.activations import IDENTITY, SOFTMAX, Activation, _finite
+from gpubackprop.activations import SOFTMAX, Activation, _finite
 from gpubackprop.expressions import Expression
 
 
 class Loss:
-    """A loss of one output ``o`` against its target ``y``; a sample's loss is the sum over its
-    outputs.
+    """A loss of one output ``o`` against its target ``y``; a sample's is the sum over its outputs.
 
     Parameters
     ----------
@@ -63,7 +62,10 @@ class Loss:
         self.parameters: Mapping[str, float] = MappingProxyType(
             {key: _finite(name, key, value) for key, value in parameters.items()}
         )
-        pair(IDENTITY, self)  # checks the formulas, whether or not the two go together
+        for kind, formulas in (("loss", (f, *self.from_z.values())),
+                               ("derivative", (df, *self.matched.values()))):  # fmt: skip
+            for formula in formulas:  # checks each, whatever output it will be joined to
+                _expression(f"{name}_{kind}", {"out": formula}, self.parameters, ("scale",))
 
     def __call__(self, **parameters: float) -> "Loss":
         """Return the same loss with other parameters, e.g. ``HUBER(limit=2.0)``."""
@@ -73,9 +75,10 @@ class Loss:
             raise ValueError(
                 f"loss {self.name!r} has no parameter {min(unknown)!r}; it has {known}"
             )
-        return _rebuild({**self._state(), "parameters": {**self.parameters, **parameters}})
+        return rebuild({**self.state(), "parameters": {**self.parameters, **parameters}})
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """Return what `rebuild` makes the same loss of: text and numbers."""
         return {
             "name": self.name, "f": self.f, "df": self.df,
             "outputs": self.outputs, "targets": self.targets,
@@ -84,22 +87,34 @@ class Loss:
         }  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loss) and self._state() == other._state()
+        return isinstance(other, Loss) and self.state() == other.state()
 
     def __hash__(self) -> int:
         return hash((self.name, self.f, self.df, tuple(self.parameters.items())))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._state(),)
+        return rebuild, (self.state(),)
 
     def __repr__(self) -> str:
         given = "".join(f", {key}={value!r}" for key, value in self.parameters.items())
         return f"Loss({self.name!r}, f={self.f!r}, df={self.df!r}{given})"
 
 
-def _rebuild(state: dict[str, Any]) -> Loss:
-    parameters = state.pop("parameters")
-    return Loss(**state, **parameters)
+def rebuild(state: dict[str, Any]) -> Loss:
+    """Make a loss of its `Loss.state`."""
+    outputs = state["outputs"]
+    fixed = {key: value for key, value in state.items() if key not in ("parameters", "outputs")}
+    outputs = None if outputs is None else tuple(outputs)
+    return Loss(**fixed, outputs=outputs, **state["parameters"])
+
+
+def _expression(
+    name: str,
+    statements: Mapping[str, str],
+    constants: Mapping[str, float],
+    scalars: tuple[str, ...] = (),
+) -> Expression:
+    return Expression(name, ("o", "z", "y"), statements, scalars=scalars, constants=constants)
 
 
 @dataclass(frozen=True)
@@ -144,17 +159,15 @@ def pair(activation: Activation, loss: Loss) -> Pair:
     name = f"{activation.name}_{loss.name}"
     constants = {**loss.parameters, **activation.parameters}
     value = delta = None
-    if not (activation.name == "softmax" and loss.name == "cross_entropy"):
+    if not (activation == SOFTMAX and loss == CROSS_ENTROPY):
         formula = loss.from_z.get(activation.name, loss.f)
-        value = Expression(f"{name}_loss", ("o", "z", "y"), {"out": formula}, constants=constants)
+        value = _expression(f"{name}_loss", {"out": formula}, constants)
     if activation.name in loss.matched:
         statements = {"out": f"scale * ({loss.matched[activation.name]})"}
     else:
         statements = {"a": "o", "out": f"scale * ({loss.df}) * ({activation.df})"}
     if activation.elementwise or activation.name in loss.matched:
-        delta = Expression(
-            f"{name}_delta", ("o", "z", "y"), statements, scalars=("scale",), constants=constants
-        )
+        delta = _expression(f"{name}_delta", statements, constants, ("scale",))
     formulas = [node for part in (value, delta) if part for _, node in part.folded.statements]
     return Pair(value, delta, any("z" in node.names() for node in formulas))
 
@@ -256,7 +269,8 @@ def check_pair(activation: Activation, loss: Loss) -> None:
     ValueError
         With the reason, and what would go together.
     """
-    if activation == SOFTMAX and loss.name != "squared" and "softmax" not in loss.matched:
+    # A matched formula stands for the whole row; squared has an operation of its own.
+    if activation == SOFTMAX and loss != SQUARED and "softmax" not in loss.matched:
         raise ValueError(
             f"loss {loss.name!r} does not go with output 'softmax', whose outputs depend on each "
             "other; softmax goes with cross_entropy and squared"

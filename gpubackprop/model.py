@@ -1,6 +1,4 @@
-"""What a network is, without its numbers: sizes, activations, loss, and the layout of its
-parameters.
-"""
+"""What a network is, without its numbers: sizes, activations, loss, layout of the parameters."""
 
 import itertools
 from dataclasses import dataclass, fields

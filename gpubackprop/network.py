@@ -1,28 +1,34 @@
 """`Network`: the face of the library. One line a method, no arithmetic of its own."""
 
+from __future__ import annotations
+
 import copy
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from gpubackprop import arguments, backends, optimizers
+from gpubackprop import arguments, backends, optimizers, storage
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
 from gpubackprop.buffers import Gradient, Parameters
 from gpubackprop.data import Batches, Source, default_shuffle, source
+from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job
 from gpubackprop.gather import Gather
 from gpubackprop.gradcheck import GradientCheck, check
+from gpubackprop.history import History
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.progress import ProgressLine
+from gpubackprop.stepping import Stepper
 from gpubackprop.threads import limited, usable_threads
 from gpubackprop.trace import Trace, trace
-from gpubackprop.training import Evaluator, History, Stepper, Trainer
+from gpubackprop.training import Trainer
 from gpubackprop.types import Array
 
 
@@ -86,8 +92,9 @@ class Network:
         model = arguments.build_model(sizes, hidden, output, loss, bias, dropout, dtype)
         starts = arguments.initial(init, model)
         self._setup(model, backends.get(backend), arguments.generator(rng))
-        for W, start, shape in zip(self.weights, starts, model.layout.shapes, strict=True):
-            self.backend.upload(start(self.rng, *shape), W)
+        with self.backend.active():
+            for W, start, shape in zip(self.weights, starts, model.layout.shapes, strict=True):
+                self.backend.upload(start(self.rng, *shape), W)
         self._dropout_seed = int(self.rng.integers(2**32))
 
     def _setup(self, model: Model, backend: Backend, rng: np.random.Generator) -> None:
@@ -104,15 +111,31 @@ class Network:
 
     @property
     def weights(self) -> list[Array]:
-        """W of each layer, of shape (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets
-        them.
+        """W of each layer, (n_out, n_in): views, so that ``net.weights[0][...] = W`` sets them.
+
+        On CuPy W must be a CuPy array there. ``net.weights = [W0, W1]`` copies arrays of any kind.
         """
         return list(self._parameters.weights)
 
+    @weights.setter
+    def weights(self, values: Iterable[Any]) -> None:
+        self._assign("weights", values, self._parameters.weights)
+
     @property
-    def biases(self) -> list[Array | None]:
-        """b of each layer, of shape (n_out,): views; None for a layer without biases."""
+    def biases(self) -> list[Array]:
+        """b of each layer, (n_out,): views; None for a layer without biases. Set like `weights`."""
         return list(self._parameters.biases)
+
+    @biases.setter
+    def biases(self, values: Iterable[Any]) -> None:
+        self._assign("biases", values, self._parameters.biases)
+
+    def _assign(self, name: str, values: Iterable[Any], views: list[Array]) -> None:
+        checked = arguments.layer_arrays(name, values, views, self.backend)
+        with self.backend.active():
+            for value, view in zip(checked, views, strict=True):
+                if view is not None:
+                    self.backend.copy(self.backend.asarray(value, view.dtype), view)
 
     @property
     def n_parameters(self) -> int:
@@ -202,16 +225,16 @@ class Network:
         n_epochs = arguments.integer("epochs", epochs, 1)
         frozen = arguments.trainable(trainable, self.model)
         rule = arguments.early_stopping(early_stopping)
+        listeners = arguments.callbacks(callbacks)
+        shown = arguments.boolean("progress", progress)
         with self.backend.active(), limited(threads):
             rows, validating = self._sources(X, Y, sample_weight, validation)
             size = arguments.batch_size(batch_size, rows.n_samples)
             arguments.check_batch_only(chosen, size, rows.n_samples)
             weighted = isinstance(rows, Source) and rows.weighted
             job = Job(self.model, self.backend, chosen, size, weighted, self._dropout_seed)
-            listeners = [
-                *callbacks,
-                *([ProgressLine()] if arguments.boolean("progress", progress) else []),
-            ]
+            if shown:
+                listeners.append(ProgressLine())
             trainer = Trainer(
                 job,
                 self._parameters,
@@ -232,6 +255,11 @@ class Network:
                 return trainer.fit()
             finally:
                 self._steps = trainer.progress.steps
+
+    def _source(self, X: Any, Y: Any, sample_weight: Any) -> Source:
+        """Check data with targets."""
+        arguments.check_targets(Y)
+        return source(X, Y, sample_weight, self.model, self.backend)
 
     def _sources(
         self, X: Any, Y: Any, sample_weight: Any, validation: Any
@@ -266,7 +294,7 @@ class Network:
         chosen = optimizers.get(optimizer)
         frozen = arguments.trainable(trainable, self.model)
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             stepper = self._stepper(chosen, frozen)
             loss = stepper.step(rows, self._parameters, self._steps)
         self._stepping = stepper
@@ -274,9 +302,7 @@ class Network:
         return loss
 
     def _stepper(self, optimizer: Optimizer, frozen: np.ndarray | None) -> Stepper:
-        """Return the one of the last `step`, or a fresh one if the optimiser or what is trainable
-        has changed.
-        """
+        """Return the last step's, or a fresh one if the optimiser or the mask has changed."""
         last = self._stepping
         if last is not None and last.goes_on(optimizer, frozen):
             return last
@@ -292,8 +318,9 @@ class Network:
         sample_weight: Any = None,
         trainable: Any = None,
     ) -> Trace:
-        """Do what `step` would do and keep every x, z, a, delta, gradient and new weight; changes
-        nothing.
+        """Do what `step` would do, and keep every x, z, a, delta, gradient and new weight.
+
+        The network is not changed.
 
         Parameters
         ----------
@@ -339,8 +366,7 @@ class Network:
             return self._evaluator().outputs(self._parameters, rows, out)
 
     def predict_classes(self, X: Any) -> Array:
-        """Return class numbers of shape (n_samples,); for several sigmoid outputs 0 or 1 each,
-        (n_samples, n_out).
+        """Return class numbers of shape (n_samples,); of several sigmoid outputs 0 or 1 each.
 
         A single sigmoid output is class 1 from 0.5 on, softmax outputs are the class of the
         largest.
@@ -361,7 +387,7 @@ class Network:
     def loss(self, X: Any, Y: Any, *, sample_weight: Any = None) -> float:
         """Return the mean loss over the rows, without penalties and without dropout."""
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             return self._evaluator().loss(self._parameters, rows)
 
     def gradient(self, X: Any, Y: Any, *, sample_weight: Any = None) -> Gradient:
@@ -374,14 +400,14 @@ class Network:
             parameters) and `vector()`.
         """
         with self.backend.active():
-            rows = source(X, Y, sample_weight, self.model, self.backend)
+            rows = self._source(X, Y, sample_weight)
             job = Job(self.model, self.backend, optimizers.get("sgd"), None, rows.weighted, 0)
             flat = self.backend.zeros(self.model.layout.size, self.model.dtype)
             return Stepper(job, None).gradient(rows, self._parameters, Gradient(self.model, flat))
 
     def _rows(self, X: Any, Y: Any, sample_weight: Any) -> tuple[Array, Array, Array | None]:
         """Return all rows as arrays of the backend."""
-        rows = source(X, Y, sample_weight, self.model, self.backend)
+        rows = self._source(X, Y, sample_weight)
         X, Y, w = Gather(self.model, self.backend).rows(rows, None, 0, rows.n_samples)
         return X, Y, w
 
@@ -392,9 +418,23 @@ class Network:
         evaluator: Evaluator = self._local.evaluator
         return evaluator
 
+    # ---- files ----------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a safetensors file; see `gpubackprop.storage`. `load` reads it.
+
+        Parameters
+        ----------
+        path : path-like
+            Such as "model.safetensors". A file of that name is replaced, whole or not at all.
+        """
+        with self.backend.active():
+            flat = self.backend.to_numpy(self._parameters.flat)
+        storage.save(self.model, Parameters(self.model, flat), path)
+
     # ---- copies ---------------------------------------------------------------------------------
 
-    def copy(self, *, backend: str | Backend | None = None, dtype: Any = None) -> "Network":
+    def copy(self, *, backend: str | Backend | None = None, dtype: Any = None) -> Network:
         """Return an independent network with the same parameters and the same generator state.
 
         Parameters
@@ -431,7 +471,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._restore(state, backends.rebuild(state["backend"]))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         return self.copy()
 
     def _restore(self, state: dict[str, Any], backend: Backend) -> None:
@@ -444,6 +484,35 @@ class Network:
                 self._stepping = Stepper.from_numpy(
                     self.model, backend, self._dropout_seed, state["stepping"]
                 )
+
+
+def load(
+    path: str | os.PathLike[str], *, backend: str | Backend = "auto", rng: Any = None
+) -> Network:
+    """Read a network that `Network.save` wrote, on any backend. Runs no code from the file.
+
+    Parameters
+    ----------
+    path : path-like
+    backend : str or Backend, optional
+        Where it is to live; see `Network`.
+    rng : int, numpy.random.Generator or None, optional
+        For further training.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is truncated, foreign, damaged, or of a newer format version; the message says which.
+    """
+    model, tensors = storage.load(path)
+    net = object.__new__(Network)
+    net._setup(model, backends.get(backend), arguments.generator(rng))
+    net._dropout_seed = int(net.rng.integers(2**32))
+    net.weights = [tensors[f"W{l}"] for l in range(model.n_layers)]
+    net.biases = [tensors.get(f"b{l}") for l in range(model.n_layers)]
+    return net
 
 
 def gradient_check(

@@ -1,5 +1,7 @@
 """The order in which an epoch reads its rows: drawn on the host, the same for all backends."""
 
+from __future__ import annotations
+
 import os
 from typing import Protocol
 

@@ -15,9 +15,7 @@ def available() -> int:
 
 
 def usable_threads(threads: int | None) -> int:
-    """Return the threads that BLAS may use: `threads`, else what the environment says, else all
-    processors.
-    """
+    """Return the threads BLAS may use: `threads`, else the environment's, else all processors."""
     if threads is not None:
         return threads
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -1,6 +1,4 @@
-"""One training step with everything in it: what a reader would compute by hand, from the code that
-trains.
-"""
+"""One training step with everything in it, from the code that trains."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +149,9 @@ def _table(trace: Trace) -> list[str]:
         lines += _rows(f"dW[{l}] = delta[{l}].T @ a[{l}]", trace.dW[l])
         if trace.db[l] is not None:
             lines += _rows(f"db[{l}] = sum of delta[{l}]", trace.db[l])
-    if any((new != old).any() for new, old in zip(trace.new_W, trace.W, strict=True)):
+    before: list[Any] = [*trace.W, *trace.b]
+    after: list[Any] = [*trace.new_W, *trace.new_b]
+    if any(w is not None and (w != v).any() for v, w in zip(before, after, strict=True)):
         lines += ["", "after the step"]
         for l in range(model.n_layers):
             lines += _rows(f"new W[{l}]", trace.new_W[l])

@@ -1,118 +1,26 @@
 """`fit`: epochs, slices, history, callbacks, early stopping."""
 
+from __future__ import annotations
+
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from gpubackprop import backprop, executors
-from gpubackprop.backends.base import Backend
-from gpubackprop.backprop import SLICE, State
-from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.buffers import Parameters
 from gpubackprop.data import Batches, Source, row_order
 from gpubackprop.errors import DivergenceError
-from gpubackprop.executors.base import Job, Progress, Tally
-from gpubackprop.executors.eager import Eager
-from gpubackprop.gather import Gather
-from gpubackprop.model import Model
-from gpubackprop.optimizers import Optimizer
+from gpubackprop.evaluation import Evaluator
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
+from gpubackprop.history import EarlyStopping, History
+from gpubackprop.pace import Pace
 from gpubackprop.types import Array
 
-AnyParameters = TypeVar("AnyParameters", bound=Parameters)
-
-#: What a slice of an epoch aims at: between slices come Ctrl-C, progress and callbacks.
-_SLICE_SECONDS = 0.1
-#: Slices that may be under way on a device at once.
-_IN_FLIGHT = 2
-
-
-@dataclass
-class History:
-    """What happened in a call of `fit`: lists with one entry per epoch.
-
-    Attributes
-    ----------
-    epoch : list of int
-        Counted from 0.
-    loss : list of float
-        Mean loss over the epoch's rows, each batch's from before its update, without penalties.
-    validation_loss : list of float
-        After the epoch; empty without validation data.
-    learning_rate : list of float
-        At the epoch's last update.
-    seconds : list of float
-        Seconds spent training since `fit` began (validation and callbacks not counted).
-    samples : list of int
-        Rows trained on since `fit` began.
-    backend, executor : str
-        What did the work.
-    threads : int
-        Threads that the arithmetic may use.
-    best_epoch : int or None
-        Epoch whose parameters early stopping kept.
-    stopped : str or None
-        Why training ended before its last epoch: "early_stopping", "callback", "interrupted"; else
-        None.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    samples: list[int] = field(default_factory=list)
-    backend: str = ""
-    executor: str = ""
-    threads: int = 1
-    best_epoch: int | None = None
-    stopped: str | None = None
-
-    def __repr__(self) -> str:
-        if not self.epoch:
-            return f"<History of 0 epochs on {self.backend}/{self.executor}>"
-        validation = (
-            f", validation_loss {self.validation_loss[-1]:.6g}" if self.validation_loss else ""
-        )
-        return (
-            f"<History of {len(self.epoch)} epochs on {self.backend}/{self.executor}: "
-            f"loss {self.loss[0]:.6g} -> {self.loss[-1]:.6g}{validation}, "
-            f"{self.samples[-1] / max(self.seconds[-1], 1e-9):,.0f} samples/s>"
-        )
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """When to stop early, and whether to keep the best parameters.
-
-    Watches the validation loss if there is validation data, else the training loss.
-
-    Parameters
-    ----------
-    patience : int, optional
-        Epochs without improvement after which training stops, >= 1.
-    min_delta : float, optional
-        How much the loss must fall below the best one to count as an improvement, >= 0.
-    restore_best : bool, optional
-        Whether the network ends with the parameters of its best epoch.
-    """
-
-    patience: int = 10
-    min_delta: float = 0.0
-    restore_best: bool = True
-
-    def __post_init__(self) -> None:
-        if (
-            isinstance(self.patience, bool)
-            or not isinstance(self.patience, int)
-            or self.patience < 1
-        ):
-            raise ValueError(f"patience must be an integer >= 1, got {self.patience!r}")
-        if not (isinstance(self.min_delta, int | float) and 0 <= self.min_delta < math.inf):
-            raise ValueError(f"min_delta must be a number >= 0, got {self.min_delta!r}")
+#: The methods of a callback, in the order of their first calls.
+EVENTS = ("on_fit_begin", "on_slice", "on_epoch_end", "on_fit_end")
 
 
 class Run:
@@ -158,35 +66,6 @@ class Run:
     def stop(self, why: str = "callback") -> None:
         """End training after the slice under way; what was done of its epoch counts."""
         self.stopping = why
-
-
-class Pace:
-    """Cuts epochs into slices of about 0.1 s of work.
-
-    Parameters
-    ----------
-    backend : Backend
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend, self._batches = backend, 1
-
-    def slices(self, n: int, batch_size: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) for n rows; what is done between two of them is timed."""
-        marks: deque[Any] = deque()
-        start = 0
-        while start < n:
-            began = time.perf_counter()
-            stop = min(n, start + batch_size * self._batches)
-            yield start, stop
-            start = stop
-            marks.append(self._backend.mark())
-            if len(marks) > _IN_FLIGHT:
-                self._backend.wait(marks.popleft())
-            # Powers of two: where a slice ends must not depend on the clock in more than its
-            # length.
-            if time.perf_counter() - began < _SLICE_SECONDS / 2:
-                self._batches *= 2
 
 
 class Trainer:
@@ -245,8 +124,11 @@ class Trainer:
         self.best: Array | None = None
         self.best_loss, self.bad_epochs = math.inf, 0
         self.evaluator = Evaluator(job.backend, job.model)
-        self.seconds, self.samples, self._pace = 0.0, 0, Pace(job.backend)
+        self.seconds, self.samples = 0.0, 0
+        self._pace = Pace(job.backend, batches_per_block(job.model, job.batch_size or 1))
         self._epoch_rate = 0.0
+        self._order: np.ndarray | None = None
+        self._device_order: Array | None = None
 
     def fit(self) -> History:
         """Train; returns the history, which `run.history` holds also if this raises."""
@@ -255,10 +137,10 @@ class Trainer:
         order = self._draw_order()
         try:
             for epoch in range(run.epochs):
-                run.epoch = epoch
-                order = self._epoch(order)
                 if run.stopping:
                     break
+                run.epoch = epoch
+                order = self._epoch(order)
         except KeyboardInterrupt:
             run.stopping = "interrupted"
             raise
@@ -326,11 +208,15 @@ class Trainer:
         n = source.n_samples
         if batch_size >= n:  # a batch of all rows is the same in any order
             return None
-        order = row_order(n, self.shuffle, self.rng)
-        if not source.resident:
-            return order
+        # One buffer: the rows of the epoch before have been gathered, or will be before the device
+        # takes up the new order.
+        self._order = row_order(n, self.shuffle, self.rng, self._order)
         backend = self.job.backend
-        return backend.upload(order, backend.empty(order.shape, order.dtype))
+        if backend.host or not source.resident:
+            return self._order
+        if self._device_order is None:
+            self._device_order = backend.empty(self._order.shape, self._order.dtype)
+        return backend.upload(self._order, self._device_order)
 
     def _diverged(self, first_bad: int | None) -> None:
         run = self.run
@@ -360,7 +246,8 @@ class Trainer:
 
     def _watch(self, loss: float, rule: EarlyStopping) -> None:
         if loss < self.best_loss - rule.min_delta or self.run.history.best_epoch is None:
-            self.best_loss, self.bad_epochs = loss, 0
+            # A NaN, which only the first epoch can get here with, is worse than any loss.
+            self.best_loss, self.bad_epochs = math.inf if math.isnan(loss) else loss, 0
             self.run.history.best_epoch = self.run.epoch
             if rule.restore_best:
                 if self.best is None:
@@ -382,125 +269,3 @@ class Trainer:
             method: Callable[[Run], None] | None = getattr(callback, event, None)
             if method is not None:
                 method(self.run)
-
-
-class Stepper:
-    """Single updates, and gradients, with all rows as one batch. Keeps the optimiser's slots
-    between updates.
-
-    Parameters
-    ----------
-    job : Job
-    trainable : NumPy array or None
-        Flat, 1 where an entry may change, else 0.
-    """
-
-    def __init__(self, job: Job, trainable: np.ndarray | None) -> None:
-        self.job, self.trainable = job, trainable
-        mask = None if trainable is None else job.backend.asarray(trainable)
-        self.state = backprop.new_state(job.backend, job.model, job.optimizer, mask)
-        self._executor, self._tally = Eager(job), Tally(job.backend)
-
-    def goes_on(self, optimizer: Optimizer, trainable: np.ndarray | None) -> bool:
-        """Tell whether an update with these belongs to the same run."""
-        if trainable is None or self.trainable is None:
-            same = trainable is self.trainable
-        else:
-            same = np.array_equal(trainable, self.trainable)
-        return same and optimizer == self.job.optimizer
-
-    def step(self, source: Source, parameters: Parameters, steps: int) -> float:
-        """Do one update; returns the mean loss from before it. `steps` counts the network's updates
-        so far.
-        """
-        schedule, n = self.job.optimizer.schedule, source.n_samples
-        rate = schedule.rate(0.0, schedule.begin())
-        progress = Progress(lambda batch: rate, steps=steps)
-        self._tally.clear()
-        self._executor.run(source, None, 0, n, n, parameters, self.state, progress, self._tally)
-        return self._tally.read()[0] / n
-
-    def gradient(self, source: Source, parameters: Parameters, out: AnyParameters) -> AnyParameters:
-        """Write the gradient of the mean loss, without dropout, into `out`."""
-        n = source.n_samples
-        self.state.gradient = out
-        self._executor.batch_gradient(source, None, 0, n, parameters, self.state, None, self._tally)
-        return out
-
-    def copy_state(self) -> State:
-        """Return a state that can be used up."""
-        state, flat = self.state, self.state.gradient.flat.copy()
-        slots = [slot.copy() for slot in state.slots]
-        return State(
-            Parameters(self.job.model, flat), slots, state.trainable, state.cell, state.updates
-        )
-
-    def to_numpy(self) -> dict[str, Any]:
-        """Return what `from_numpy` needs."""
-        slots = [np.array(self.job.backend.to_numpy(slot)) for slot in self.state.slots]
-        return {
-            "optimizer": self.job.optimizer, "trainable": self.trainable,
-            "slots": slots, "updates": self.state.updates,
-        }  # fmt: skip
-
-    @classmethod
-    def from_numpy(
-        cls, model: Model, backend: Backend, dropout_seed: int, saved: dict[str, Any]
-    ) -> "Stepper":
-        """Return what was saved, on any backend."""
-        job = Job(model, backend, saved["optimizer"], None, True, dropout_seed)
-        stepper = cls(job, saved["trainable"])
-        for slot, values in zip(stepper.state.slots, saved["slots"], strict=True):
-            backend.upload(values, slot)
-        stepper.state.updates = saved["updates"]
-        return stepper
-
-
-class Evaluator:
-    """Computes outputs and losses of any number of rows, a slice at a time, with one workspace.
-
-    Parameters
-    ----------
-    backend : Backend
-    model : Model
-    """
-
-    def __init__(self, backend: Backend, model: Model) -> None:
-        self.backend, self.model = backend, model
-        self._workspace: Workspace | None = None
-        self._gather = Gather(model, backend)
-        self._gather_X = Gather(model, backend, targets=False)
-
-    def loss(self, parameters: Parameters, source: Source) -> float:
-        """Return the mean (weighted) loss over a source. Waits for the device."""
-        backend, n = self.backend, source.n_samples
-        value, total = backend.zeros((1,), "float64"), backend.zeros((1,), "float64")
-        for start in range(0, n, SLICE):
-            stop = min(start + SLICE, n)
-            X, Y, w = self._gather.rows(source, None, start, stop)
-            ws = self.workspace(stop - start)
-            backprop.forward(backend, self.model, parameters, X, ws)
-            backend.loss(self.model, ws, Y, w, value)
-            backend.add(value, total)
-        return float(backend.to_numpy(total)[0]) / n
-
-    def outputs(self, parameters: Parameters, source: Source, out: Array) -> Array:
-        """Write the network's outputs for every row of a source into `out`, of shape (n, n_out)."""
-        n = source.n_samples
-        for start in range(0, n, SLICE):
-            stop = min(start + SLICE, n)
-            X, _, _ = self._gather_X.rows(source, None, start, stop)
-            o = backprop.forward(
-                self.backend, self.model, parameters, X, self.workspace(stop - start)
-            )
-            self.backend.copy(o, out[start:stop])
-        return out
-
-    def workspace(self, n: int) -> Workspace:
-        """Return a workspace of n rows for going forward."""
-        if self._workspace is None or self._workspace.n_rows < n:
-            self._workspace = Workspace(self.model, n, self.backend, training=False)
-        return self._workspace.rows(n)
-
-
-__all__ = ["EarlyStopping", "Evaluator", "History", "Pace", "Run", "Stepper", "Trainer"]

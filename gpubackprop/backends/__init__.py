@@ -94,9 +94,7 @@ def usable(*, plain: bool = False) -> list[str]:
 
 
 def rebuild(name: str) -> Backend:
-    """Return a backend for something that was saved: NumPy, with a warning, if its own cannot be
-    used here.
-    """
+    """Return the backend of something saved: NumPy, with a warning, where its own is not usable."""
     reason = problem(name)
     if reason is None:
         return get(name)

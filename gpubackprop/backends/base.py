@@ -1,5 +1,4 @@
-"""The plain backend: every operation on any array module that follows NumPy, with no kernel of
-ours.
+"""The plain backend: every operation, on any array module like NumPy, with no kernel of ours.
 
 It is the oracle that the others are tested against and the baseline that the fused kernels are
 measured against: readable, and never tuned.
@@ -20,8 +19,7 @@ from gpubackprop.expressions import Expression, to_python
 from gpubackprop.model import Model
 from gpubackprop.types import Array
 
-#: A step's loss joins the running total; the first step whose loss is NaN or infinite is
-#: remembered.
+#: A step's loss joins the total; the first step whose loss is NaN or infinite is remembered.
 RECORD = Expression(
     "record_loss",
     ("value",),
@@ -66,9 +64,7 @@ class Backend:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Make this backend's device current and let overflow pass: exp(1e4) is inf, and a loss
-        says so.
-        """
+        """Make this backend's device current, and let overflow pass: a loss that is inf says so."""
         with np.errstate(all="ignore"):
             yield
 
@@ -108,9 +104,7 @@ class Backend:
         return out
 
     def one_hot(self, labels: Array, out: Array) -> Array:
-        """Write 1 where the column is the row's label, else 0; returns `out` of shape (n,
-        n_classes).
-        """
+        """Write 1 where the column is the row's label, else 0; returns `out`, (n, n_classes)."""
         out[...] = labels[:, None] == self.xp.arange(out.shape[1])
         return out
 
@@ -167,7 +161,10 @@ class Backend:
         lines = [f"def {expression.name}({', '.join(expression.signature)}):"]
         for target, node in expression.folded.statements:
             slot = f"{target}[...]" if target in expression.outputs else target
-            lines.append(f"    {slot} = {to_python(node)}")
+            text = to_python(node)
+            if node.name in expression.outputs:  # what it holds now, not what it will hold
+                text = f"xp.array({text})"
+            lines.append(f"    {slot} = {text}")
         scope: dict[str, Any] = {"xp": self.xp, "T": T, "erf": self.erf}
         scope |= {name: T(value) for name, value in expression.folded.constants.items()}
         exec("\n".join(lines), scope)  # only names and operators that `parse` let through
@@ -239,8 +236,7 @@ class Backend:
         return out
 
     def dropout_mask(self, key: int, p: float, first: int, out: Array) -> Array:
-        """Write a dropout mask: 1 / (1 - p) where an output is kept, else 0 (see
-        `gpubackprop.dropout`).
+        """Write a dropout mask: 1 / (1 - p) where an output is kept, else 0.
 
         Parameters
         ----------
@@ -381,8 +377,7 @@ class Backend:
         mask: Array | None,
         out: Array,
     ) -> Array:
-        """Carry the error one layer back: ``out = (delta @ W) * f'(z)``, with dropout ``(delta @ W)
-        * mask * f'(z)``.
+        """Carry the error one layer back: ``out = (delta @ W) * f'(z)``; times the dropout mask.
 
         Parameters
         ----------
@@ -412,8 +407,7 @@ class Backend:
         return out
 
     def gradient(self, delta: Array, a: Array, dW: Array, db: Array | None) -> None:
-        """Write the gradient of one layer: ``dW = delta.T @ a``, ``db = sum of delta over the
-        batch``.
+        """Write one layer's gradient: ``dW = delta.T @ a``, ``db = sum of delta over the rows``.
 
         Parameters
         ----------
@@ -468,7 +462,7 @@ def load_erf() -> Callable[..., np.ndarray]:
     """
     try:
         from scipy.special import erf
-    except ImportError:
+    except Exception:  # absent, or broken
         loop = np.frompyfunc(math.erf, 1, 1)
 
         def elementwise_erf(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""Prints an expression, and the dropout hash, as the parts of a CuPy `ElementwiseKernel`. Needs no
-CuPy.
-"""
+"""Prints an expression as the parts of a CuPy `ElementwiseKernel`. Needs no CuPy."""
 
 from dataclasses import dataclass
 
@@ -32,9 +30,7 @@ class Kernel:
 
 
 def to_kernel(expression: Expression) -> Kernel:
-    """Print an expression as an elementwise kernel; its constants are typed parameters behind its
-    scalars.
-    """
+    """Print an expression as a kernel; its constants are parameters behind its scalars."""
     folded = expression.folded
     inputs = [*expression.arguments, *expression.scalars, *folded.constants]
     lines = []

@@ -6,6 +6,8 @@ known by.
 
 import contextlib
 import functools
+import importlib.util
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +21,9 @@ from gpubackprop.errors import missing
 from gpubackprop.expressions import Expression
 from gpubackprop.types import Array
 
+#: Largest page-locked buffer in bytes: longer arrays are uploaded in pieces.
+_LARGEST_STAGED = 1 << 26
+
 
 def load(device: int = 0) -> Any:
     """Import CuPy and see that the device works.
@@ -28,13 +33,13 @@ def load(device: int = 0) -> Any:
     ImportError, RuntimeError
         With the reason in words.
     """
-    try:
-        import cupy
-    except ModuleNotFoundError:
-        raise missing("CuPy", "cuda13' (or 'gpubackprop[cuda12]") from None
     reason = problem(device)
     if reason:
+        if importlib.util.find_spec("cupy") is None:
+            raise missing("CuPy", "cuda13]' or 'gpubackprop[cuda12")
         raise RuntimeError(f"the GPU cannot be used: {reason}; choose backend='numpy'")
+    import cupy
+
     return cupy
 
 
@@ -62,7 +67,8 @@ def problem(device: int = 0) -> str | None:
             if float((doubled @ x)[0, 0]) != 16:
                 return "a test product gave a wrong result"
     except Exception as error:  # ImportError, CUDARuntimeError, CompileException, CUBLASError ...
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        text = " ".join(str(error).split())  # a compiler's output can be long
+        return f"{type(error).__name__}: {text[:300]}"
     return None
 
 
@@ -99,7 +105,7 @@ class PlainCupyBackend(Backend):
     def __init__(self, name: str = "cupy-plain", device: int = 0) -> None:
         super().__init__(name, load(device))
         self.device = device
-        self._staging: dict[tuple[Any, ...], _Staging] = {}
+        self._staging = _Staging(self.xp)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -113,13 +119,9 @@ class PlainCupyBackend(Backend):
         return host
 
     def upload(self, source: np.ndarray, out: Array) -> Array:
-        """Copy from the host through page-locked memory, so that the host does not wait for the
-        device.
-        """
-        key = out.shape, out.dtype.char
-        if key not in self._staging:
-            self._staging[key] = _Staging(self.xp, out)
-        return self._staging[key].upload(source, out)
+        """Copy from the host through page-locked memory, without waiting for the device."""
+        self._staging.upload(np.asarray(source), out)
+        return out
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
         """Gather ``out[i] = X[rows[i]]``; returns `out`."""
@@ -191,6 +193,11 @@ class CupyBackend(PlainCupyBackend):
         cp = self.xp
         return {
             "dropout": elementwise_kernel(dropout_kernel()),
+            "take_rows": cp.ElementwiseKernel(
+                "raw S X, raw I rows, int64 n_columns", "T out",
+                "out = X[(ptrdiff_t)rows[i / n_columns] * n_columns + i % n_columns]", "take_rows",
+                no_return=True,
+            ),
             "one_hot": cp.ElementwiseKernel(
                 "I label, int64 n_classes", "T out",
                 "out = label == i % n_classes", "one_hot", no_return=True,
@@ -205,6 +212,11 @@ class CupyBackend(PlainCupyBackend):
                 "isfinite(x) ? 0. : 1.", "a + b", "y = a == 0", "0", "all_finite",
             ),
         }  # fmt: skip
+
+    def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
+        """Gather ``out[i] = X[rows[i]]``; returns `out`. `cupy.take` would allocate."""
+        self._kernels["take_rows"](X, rows, X.shape[1] if X.ndim > 1 else 1, out)
+        return out
 
     def one_hot(self, labels: Array, out: Array) -> Array:
         """Write 1 where the column is the row's label, else 0; returns `out`."""
@@ -240,24 +252,46 @@ class CupyBackend(PlainCupyBackend):
         self._kernels["not_finite"](x, axis=0, keepdims=True, out=out)
 
 
-class _Staging:
-    """Two page-locked buffers of one shape. Each is reused only after the copy before the last has
-    passed.
-    """
+class _Staging(threading.local):
+    """Page-locked buffers in pairs, of each thread its own.
 
-    def __init__(self, cp: Any, like: Array) -> None:
+    A buffer is written again only after the copy before the last, which was made from it, has
+    passed."""
+
+    def __init__(self, cp: Any) -> None:
+        self.cp = cp
+        self.pairs: dict[int, _Pair] = {}
+
+    def upload(self, source: np.ndarray, out: Array) -> None:
+        """Copy an array, casting, in pieces that fit a buffer."""
+        flat, step = out.reshape(-1), max(1, _LARGEST_STAGED // out.itemsize)
+        rows = source.reshape(-1) if source.flags.c_contiguous else np.ravel(source)
+        for start in range(0, out.size, step):
+            piece = flat[start : start + step]
+            size = 1 << max(piece.nbytes - 1, 1).bit_length()
+            if size not in self.pairs:
+                self.pairs[size] = _Pair(self.cp, size)
+            self.pairs[size].upload(rows[start : start + step], piece)
+
+
+class _Pair:
+    """Two page-locked buffers of one size, used in turn."""
+
+    def __init__(self, cp: Any, size: int) -> None:
         import cupyx
 
-        self.buffers = [cupyx.empty_pinned(like.shape, like.dtype) for _ in range(2)]
+        self.cp = cp
+        self.buffers = [cupyx.empty_pinned((size,), np.uint8) for _ in range(2)]
         self.events = [cp.cuda.Event(disable_timing=True) for _ in range(2)]
         self.used = 0
 
-    def upload(self, source: np.ndarray, out: Array) -> Array:
-        which = self.used % 2
+    def upload(self, source: np.ndarray, out: Array) -> None:
+        buffer, event = self.buffers[self.used % 2], self.events[self.used % 2]
         if self.used >= 2:
-            self.events[which].synchronize()
-        np.copyto(self.buffers[which], source, casting="unsafe")
-        out.set(self.buffers[which])
-        self.events[which].record()
+            event.synchronize()
+        staged = buffer[: out.nbytes].view(out.dtype)
+        np.copyto(staged, source, casting="unsafe")
+        stream = self.cp.cuda.get_current_stream()
+        out.data.copy_from_host_async(staged.ctypes.data, out.nbytes, stream)
+        event.record(stream)
         self.used += 1
-        return out

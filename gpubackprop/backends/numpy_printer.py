@@ -168,10 +168,12 @@ class _Printer:
         if any(other.last_use > i for other in same_memory):
             return False
         held = [other for other in self.calls[:i] if other.place == target and other.last_use >= i]
+        if any(other.last_use > i for other in held):
+            return False
         if value.op == "where":  # written twice, so its place must not hold what is copied second
             second = value.operands[1]
             return second not in same_memory and second not in held
-        return all(other.last_use == i for other in held)
+        return True
 
     def _free(self, value: _Value) -> None:
         for pool in (self.scratch, self.flags):

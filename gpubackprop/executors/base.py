@@ -16,6 +16,19 @@ from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
 
+#: Rows of several small batches are gathered at once: at most so many, with so many elements of X
+#: (256 KiB of float32).
+_BLOCK_ROWS, _BLOCK_ELEMENTS = 1024, 65536
+
+
+def batches_per_block(model: Model, batch_size: int) -> int:
+    """Return how many batches are gathered at once.
+
+    A power of two, so that every slice of an epoch is made of whole blocks.
+    """
+    rows = min(_BLOCK_ROWS, _BLOCK_ELEMENTS // model.sizes[0])
+    return 1 << max(rows // batch_size, 1).bit_length() - 1
+
 
 @dataclass(frozen=True)
 class Job:
@@ -76,9 +89,7 @@ class Tally:
         self.first_bad[...] = -1.0
 
     def read(self) -> tuple[float, int | None, bool]:
-        """Wait for the device; return the total, the first bad batch and whether all parameters are
-        finite.
-        """
+        """Wait; return the total, the first bad batch, and whether all parameters are finite."""
         total, first_bad, _, _, finite = self._backend.to_numpy(self._all).tolist()
         return total, None if first_bad < 0 else int(first_bad), bool(finite)
 

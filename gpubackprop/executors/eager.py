@@ -1,16 +1,12 @@
 """The eager executor: the operations one by one, on any backend. The readable reference."""
 
 from gpubackprop import backprop
-from gpubackprop.backprop import SLICE, Dropping, State
+from gpubackprop.backprop import Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.data import Source
-from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.gather import Gather
 from gpubackprop.types import Array
-
-#: Rows are gathered for several batches at once, up to about this many elements of X (256 KiB of
-#: float32).
-_GATHERED = 65536
 
 
 class Eager:
@@ -42,18 +38,15 @@ class Eager:
         tally: Tally,
     ) -> None:
         """Train on one slice of an epoch; see `Executor.run`."""
-        per_block = max(
-            1, min(_GATHERED // (batch_size * self.job.model.sizes[0]), SLICE // batch_size)
-        )
-        block = batch_size * per_block
+        block = batch_size * batches_per_block(self.job.model, batch_size)
         for i in range(start, stop, block):
             rows = min(block, stop - i)
-            if batch_size <= SLICE:
+            if batch_size <= backprop.SLICE:
                 X, Y, w = self._gather.rows(source, order, i, i + rows)
             for k in range(0, rows, batch_size):
                 n = min(batch_size, rows - k)
                 dropping = self._dropping(progress)
-                if batch_size <= SLICE:
+                if batch_size <= backprop.SLICE:
                     part = slice(k, k + n)
                     w_part = None if w is None else w[part]
                     self._gradient(
@@ -120,19 +113,20 @@ class Eager:
         tally: Tally,
         scale: float | None = None,
     ) -> None:
-        """Write the gradient of one batch of any size into ``state.gradient``, and its loss into
-        ``tally.value``.
+        """Write one batch's gradient into ``state.gradient`` and its loss into ``tally.value``.
 
-        A batch larger than SLICE is done in slices, added up in order. The gradient is `scale`
-        times that of the summed loss, by default that of the mean.
+        A batch larger than `backprop.SLICE` is done in slices, added up in order. The gradient is
+        `scale` times that of the summed loss, by default that of the mean.
         """
         backend = self.job.backend
         if self._second is None:
             self._second = Parameters(
                 parameters.model, backend.zeros(parameters.flat.shape, parameters.model.dtype)
             )
-        for first in range(0, n, SLICE):
-            X, Y, w = self._gather.rows(source, order, start + first, start + min(first + SLICE, n))
+        for first in range(0, n, backprop.SLICE):
+            X, Y, w = self._gather.rows(
+                source, order, start + first, start + min(first + backprop.SLICE, n)
+            )
             out, loss = (self._second, tally.part) if first else (state.gradient, tally.value)
             if dropping is not None:
                 dropping = Dropping(dropping.seed, dropping.step, first)

@@ -12,10 +12,10 @@ from gpubackprop.activations import IDENTITY
 from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source, checked_source
+from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Executor, Job
 from gpubackprop.losses import SQUARED
 from gpubackprop.model import Model
-from gpubackprop.training import Evaluator
 
 
 class Engine:

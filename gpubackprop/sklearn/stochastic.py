@@ -8,14 +8,14 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpubackprop.backprop import State
-from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
+from gpubackprop.pace import Pace
 from gpubackprop.sklearn.batches import Epoch, Epochs
 from gpubackprop.sklearn.callbacks import Tasks
 from gpubackprop.sklearn.engine import Engine
 from gpubackprop.sklearn.errors import DivergedError
 from gpubackprop.sklearn.optimizer import OptimizerState
 from gpubackprop.sklearn.validation import Training, Validation
-from gpubackprop.training import Pace
 from gpubackprop.types import Array
 
 
@@ -74,7 +74,8 @@ class StochasticFit:
         )  # fmt: skip
         self.executor = engine.executor(estimator.executor, self.job)
         self.state: State = self.optimizer.state(self.backend, engine.model)
-        self.tally, self.pace = Tally(self.backend), Pace(self.backend)
+        self.tally = Tally(self.backend)
+        self.pace = Pace(self.backend, batches_per_block(engine.model, self.batch_size))
         self.before = self._copy()
         self.best: Array | None = None
         self.on_device: Array | None = None

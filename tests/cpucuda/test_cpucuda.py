@@ -18,10 +18,8 @@ import cpucuda
 
 if cpucuda.problem() is not None:
     pytest.skip(str(cpucuda.problem()), allow_module_level=True)
-if not cpucuda.installed():
-    if "cupy" in sys.modules:
-        pytest.skip("a real GPU is in use", allow_module_level=True)
-    cpucuda.install()
+if not cpucuda.installed():  # conftest.py installs it where there is no GPU
+    pytest.skip("a real GPU is in use", allow_module_level=True)
 
 import cupy
 import cupyx.scipy.special
@@ -44,7 +42,8 @@ def test_device() -> None:
     assert cupy.cuda.runtime.getDeviceCount() == 1
     assert cupy.cuda.is_available()
     properties = cupy.cuda.runtime.getDeviceProperties(0)
-    assert properties["warpSize"] == 32 and properties["maxThreadsPerBlock"] == 1024
+    assert properties["warpSize"] == 32
+    assert properties["maxThreadsPerBlock"] == 1024
     assert b"emulated" in properties["name"]
     assert cupy.cuda.Device().compute_capability == "80"
     assert (
@@ -63,9 +62,11 @@ def test_memory_pool() -> None:
     pool = cupy.cuda.MemoryPool()
     with cupy.cuda.using_allocator(pool.malloc):
         a = cupy.empty(1000, "float32")
-        assert pool.used_bytes() == 4096 and pool.total_bytes() == 4096
+        assert pool.used_bytes() == 4096
+        assert pool.total_bytes() == 4096
         del a
-        assert pool.used_bytes() == 0 and pool.free_bytes() == 4096
+        assert pool.used_bytes() == 0
+        assert pool.free_bytes() == 4096
         pool.free_all_blocks()
         assert pool.total_bytes() == 0
 
@@ -99,7 +100,8 @@ def test_dlpack() -> None:
     a = cupy.arange(6, dtype="float32").reshape(2, 3)
     b = cupy.from_dlpack(a)
     b[0, 0] = 7
-    assert a[0, 0] == 7 and b.data.ptr == a.data.ptr
+    assert a[0, 0] == 7
+    assert b.data.ptr == a.data.ptr
 
 
 def test_copies_are_checked() -> None:
@@ -381,10 +383,12 @@ def test_streams_and_events() -> None:
         x = cupy.ones(1000).cumsum()
         end.record()
     end.synchronize()
-    assert end.done and stream.done and 0 < cupy.cuda.get_elapsed_time(begin, end) < 60000
+    assert end.done
+    assert stream.done
+    assert 0 < cupy.cuda.get_elapsed_time(begin, end) < 60000
     cupy.cuda.get_current_stream().wait_event(end)
     assert x[-1] == 1000
-    called = []
+    called: list[int] = []
     stream.launch_host_func(called.append, 5)
     stream.synchronize()
     assert called == [5]
@@ -443,7 +447,7 @@ def run_kernel(body: str, block: int = 32) -> None:
 
 
 @pytest.mark.parametrize(
-    "body, error",
+    ("body", "error"),
     [
         ("*(volatile int*)8 = 1;", "ILLEGAL_ADDRESS"),
         ("x[0] = x[threadIdx.x] / x[1];", "LAUNCH_FAILED"),
@@ -503,7 +507,8 @@ def test_counters_of_launches_and_graphs() -> None:
     for _ in range(5):
         graph.launch(stream)
     counts = cpucuda.counters()
-    assert counts["launches"] == 11 and counts["graph_launches"] == 5
+    assert counts["launches"] == 11
+    assert counts["graph_launches"] == 5
     assert counts["launches_by_name"] == {"cpucuda_test_scale": 11}
     assert counts["synchronizations"] == counts["blocking_copies"] == counts["mallocs"] == 0
 
@@ -515,7 +520,8 @@ def test_counters_of_waiting() -> None:
     cupy.cuda.Device().synchronize()
     event.record(stream)
     event.synchronize()
-    assert stream.done and event.done
+    assert stream.done
+    assert event.done
     counts = cpucuda.counters()
     assert (counts["synchronizations"], counts["event_waits"]) == (2, 1)
 
@@ -613,7 +619,8 @@ def test_reductions_into_out_do_not_allocate() -> None:
         for _ in range(3):
             step()
         counts = cpucuda.counters()
-        assert counts["mallocs"] == 0 and pool.total_bytes() == before
+        assert counts["mallocs"] == 0
+        assert pool.total_bytes() == before
         assert counts["synchronizations"] == counts["blocking_copies"] == 0
         close(out, a.max(axis=0))
         np.testing.assert_array_equal(index.get(), a.argmax(axis=1))
@@ -698,7 +705,8 @@ def test_problem_with_the_compiler(
         compiler.write_text(f"#!/bin/sh\n{script}\n")
         compiler.chmod(0o755)
     monkeypatch.setenv("CPUCUDA_CXX", str(compiler))
-    assert "g++ 12 or newer" in str(cpucuda.problem()) and found in str(cpucuda.problem())
+    assert "g++ 12 or newer" in str(cpucuda.problem())
+    assert found in str(cpucuda.problem())
 
 
 def test_problem_with_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:

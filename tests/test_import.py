@@ -1,0 +1,208 @@
+"""Importing the package loads NumPy alone, and works whatever else is absent or broken."""
+
+import ast
+import graphlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpubackprop
+
+ROOT = Path(gpubackprop.__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.")
+    if not module.name.endswith("__main__")
+)
+OPTIONAL = (
+    "cupy",
+    "cupyx",
+    "numba",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "typer",
+    "rich",
+    "threadpoolctl",
+    "onnx",
+)
+
+#: What a newcomer does first. GELU needs an error function, which NumPy lacks and SciPy has.
+TRAIN = """
+import numpy as np
+import gpubackprop as gb
+X, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+net = gb.Network([3, 4, 2], hidden="gelu", rng=0)
+history = net.fit(X, y, epochs=2)
+assert history.loss[1] < history.loss[0]
+print(net.backend.name, gb.gradient_check(net, X, y).error < 1e-8)
+"""
+
+
+def run(code, *path, **environment):
+    """Run code in a fresh interpreter; returns what it printed."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]), **environment}
+    env.pop("GPUBACKPROP_BACKEND", None)
+    # "error" also in the child: a warning at import is a failure.
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_numpy_alone():
+    code = """
+import sys
+import numpy
+before = set(sys.modules)
+import gpubackprop
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - sys.stdlib_module_names - {"gpubackprop", "numpy"}))
+"""
+    assert run(code) == "[]"
+
+
+def test_what_import_leaves_alone():
+    """No thread, no change of NumPy's error handling or of the warnings, nothing printed."""
+    code = """
+import threading, warnings, numpy
+before = numpy.geterr(), list(warnings.filters), threading.active_count()
+import gpubackprop
+assert before == (numpy.geterr(), list(warnings.filters), threading.active_count())
+"""
+    assert run(code) == ""
+
+
+def test_training_without_any_optional_package():
+    absent = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in OPTIONAL)
+    assert run(absent + TRAIN) == "numpy True"
+
+
+@pytest.mark.parametrize(
+    "error", ["RuntimeError('broken')", "ImportError('libfoo.so.1: cannot open')", "OSError('x')"]
+)
+def test_training_with_broken_packages(error, tmp_path):
+    for name in OPTIONAL:
+        (tmp_path / f"{name}.py").write_text(f"raise {error}\n")
+    assert run(TRAIN, tmp_path) == "numpy True"
+
+
+def test_a_broken_cupy_is_a_reason_in_words(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise RuntimeError('no such driver')\n")
+    code = """
+from gpubackprop import backends
+import gpubackprop as gb
+print(backends.problem("cupy"), backends.usable())
+try:
+    gb.Network([2, 1], output="identity", backend="cupy")
+except RuntimeError as error:
+    print(error)
+"""
+    first, second = run(code, tmp_path).splitlines()
+    assert first == "RuntimeError: no such driver ['numpy']"
+    assert "no such driver" in second
+    assert "backend='numpy'" in second
+
+
+def test_an_absent_cupy_names_the_extra():
+    code = """
+import sys
+sys.modules["cupy"] = None
+import gpubackprop as gb
+try:
+    gb.Network([2, 1], output="identity", backend="cupy")
+except ImportError as error:
+    print(error)
+"""
+    text = run(code)
+    assert "CuPy" in text
+    assert "gpubackprop[cuda13]" in text
+    assert "gpubackprop[cuda12]" in text
+
+
+def test_every_module_without_any_extra():
+    """NumPy alone is installed: whatever else is imported does not exist."""
+    code = f"""
+import importlib, sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("gpubackprop", "numpy"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+for name in {MODULES!r}:
+    importlib.import_module(name)
+    print(name)
+"""
+    assert run(code).splitlines() == MODULES
+
+
+def test_the_list_of_modules_is_not_empty():
+    assert {
+        "gpubackprop.network",
+        "gpubackprop.backends.cupy_backend",
+        "gpubackprop.executors.eager",
+    } <= {*MODULES}
+
+
+def test_public_names():
+    names = gpubackprop.__all__
+    assert len(set(names)) == len(names)
+    for name in names:
+        entry = getattr(gpubackprop, name)
+        assert name.isupper() or entry.__doc__, name
+
+
+def top_level_imports(name):
+    """Return the modules that a module imports when it is imported itself."""
+    path = ROOT / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def test_imports_run_downwards_only():
+    graph = {name: {one for one in top_level_imports(name) if one in MODULES} for name in MODULES}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises if there is a circle
+    house = [
+        "expressions",
+        "activations",
+        "losses",
+        "model",
+        "buffers",
+        "backends.base",
+        "backprop",
+    ]
+    house += ["executors.base", "executors.eager", "training", "network"]
+    places = [order.index(f"gpubackprop.{name}") for name in house]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_backends_and_executors_know_a_device(name):
+    if name.startswith(("gpubackprop.backends", "gpubackprop.executors")):
+        return
+    path = ROOT / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for module in modules:
+            assert module.partition(".")[0] not in ("cupy", "cupyx", "numba", "mkl"), name
