@@ -178,6 +178,7 @@ def update(
     parameters: Parameters,
     state: State,
     learning_rate: float,
+    share: float | None = None,
 ) -> None:
     """Let the optimiser move the parameters: one pass over the flat buffers, at any depth.
 
@@ -193,10 +194,16 @@ def update(
         Its gradient is read and used up, its slots are moved on.
     learning_rate : float
         For this update.
+    share : float, optional
+        Factor of the penalties.
     """
     g, dtype = state.gradient, parameters.model.dtype
     state.updates += 1
-    if optimizer.penalty is not None:
+    if optimizer.penalty is not None and share is not None:
+        factors = [share * factor for factor in (optimizer.l2, optimizer.l1) if factor > 0]
+        penalty = backend.elementwise(optimizer.shared_penalty, dtype)
+        penalty(parameters.flat_weights, *factors, g.flat_weights)
+    elif optimizer.penalty is not None:
         backend.elementwise(optimizer.penalty, dtype)(parameters.flat_weights, g.flat_weights)
     if state.trainable is not None:
         backend.multiply(g.flat, state.trainable, g.flat)

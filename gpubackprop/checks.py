@@ -27,6 +27,25 @@ SUM_TOLERANCE = 1e-3
 # ---- from what the user gave to an array of real numbers -----------------------------------------
 
 
+def is_sparse(x: Any) -> bool:
+    """Tell whether x is one of SciPy's sparse matrices or arrays, without importing SciPy."""
+    return hasattr(x, "toarray") and hasattr(x, "nnz")
+
+
+def as_csr(x: Any, name: str) -> Any:
+    """Return a sparse matrix or array of real numbers in CSR format; x itself if it is that.
+
+    Raises
+    ------
+    TypeError
+        If it is in another format than CSR or CSC, or does not hold real numbers.
+    """
+    if x.format not in ("csr", "csc"):
+        raise TypeError(f"{name} must be dense, CSR or CSC, got {x.format!r}; use {name}.tocsr()")
+    _real(x.data, name)
+    return x.tocsr()
+
+
 def as_array(x: Any, name: str, backend: Backend) -> Array:
     """Return x as an array of real numbers; nothing is copied that is one already.
 
@@ -52,7 +71,7 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
     ValueError
         If rows have unequal lengths.
     """
-    if hasattr(x, "toarray") and hasattr(x, "nnz"):
+    if is_sparse(x):
         raise TypeError(
             f"{name} must be dense, got a sparse {type(x).__name__}; use {name}.toarray()"
         )
@@ -125,7 +144,7 @@ def check_inputs(X: Array, name: str, n_in: int) -> None:
             f"{name} must have {n_in} columns, one for each input of the network, "
             f"got shape {X.shape}"
         )
-    if len(X) == 0:
+    if X.shape[0] == 0:
         raise ValueError(f"{name} must have at least one row, got shape {X.shape}")
 
 
@@ -294,6 +313,22 @@ def check_all(array: Array, check: Check) -> None:
     """
     for rows in blocks(array):
         check(array[rows], rows)
+
+
+def check_csr(X: Any, check: Check) -> None:
+    """Check the values that a CSR matrix stores.
+
+    Raises
+    ------
+    ValueError
+        That names the first bad row.
+    """
+    try:
+        check_all(X.data[:, None], check)
+    except ValueError:
+        for row in range(X.shape[0]):  # again, row by row, for its name
+            check(X[row : row + 1].toarray(), slice(row, row + 1))
+        raise
 
 
 def check_weights(

@@ -132,6 +132,34 @@ class Rows:
         return values
 
 
+class Csr:
+    """Writes rows of a CSR matrix on the host, densified, into a buffer on the backend.
+
+    Attributes
+    ----------
+    array : SciPy CSR matrix or array
+    resident : bool
+        Whether the host is where the buffers are.
+    """
+
+    def __init__(self, column: Column, backend: Backend) -> None:
+        self.array, self.resident = column.array, backend.host
+        self._direct = backend.host and column.array.dtype == column.dtype
+        self._move = backend.upload
+        self._buffers = Buffers(np.empty, column.array.shape[1:], column.array.dtype)
+
+    def take(self, rows: Any, out: Array) -> None:
+        """Write rows (a slice, or integers on the host) into `out`."""
+        dense = out if self._direct else self._buffers[len(out)]
+        self.array[rows].toarray(out=dense)
+        if dense is not out:
+            self._move(dense, out)
+
+    def view(self, rows: slice) -> None:
+        """Return None: the dense rows are nowhere yet."""
+        return
+
+
 class Labels(Rows):
     """Writes class numbers as one-hot rows of `n_classes` numbers of a dtype."""
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from gpubackprop import checks
 from gpubackprop.backends.base import Backend
-from gpubackprop.columns import CODES, Buffers, Column, Labels, Rows, is_memory_map, put
+from gpubackprop.columns import CODES, Buffers, Column, Csr, Labels, Rows, is_memory_map, put
 from gpubackprop.model import Model
 from gpubackprop.order import default_shuffle, row_dtype, row_order
 from gpubackprop.types import Array
 
-__all__ = ["Batches", "Source", "default_shuffle", "row_order", "source"]
+__all__ = ["Batches", "Source", "checked_source", "default_shuffle", "row_order", "source"]
 
 #: Share of the device's free memory that data may fill.
 DEVICE_SHARE = 0.8
@@ -43,7 +43,7 @@ class Source:
 
     def __init__(self, columns: "_Columns", model: Model, backend: Backend) -> None:
         X, Y, w = columns
-        self._X = Rows(X, backend)
+        self._X = Csr(X, backend) if checks.is_sparse(X.array) else Rows(X, backend)
         self._Y: Rows | None = None
         if Y is not None and Y.array.ndim == 1:
             self._Y = Labels(Y, backend, model.sizes[-1], model.dtype)
@@ -52,11 +52,13 @@ class Source:
         self._w = None if w is None else Rows(w, backend)
         data = [part for part in (self._X, self._Y) if part is not None]
         parts = data if self._w is None else [*data, self._w]
-        self.n_samples = len(X.array)
+        self.n_samples: int = X.array.shape[0]
         self.weighted = w is not None
         self.resident = all(part.resident for part in parts)
         self.streamed = any(is_memory_map(part.array) for part in data)
-        self.nbytes = sum(part.array.nbytes for part in data)
+        self.nbytes = sum(
+            (part.array.data if isinstance(part, Csr) else part.array).nbytes for part in data
+        )
         self._backend = backend
         self._mixed = not self.resident and any(part.resident for part in parts)
         self._host_rows = Buffers(np.empty, (), np.dtype(np.int64))
@@ -118,6 +120,20 @@ class Source:
         """Copy row numbers to the device."""
         return self._backend.upload(rows, self._device_rows[len(rows)])
 
+    def reweight(self, w: np.ndarray) -> None:
+        """Overwrite the weights of a source that `checked_source` made.
+
+        Parameters
+        ----------
+        w : array of shape (n_samples,)
+            On the host.
+        """
+        assert self._w is not None, "a source without weights was given some"
+        if self._w.resident:
+            self._backend.upload(w, self._w.array)
+        else:
+            self._w.array[...] = w
+
     def view_inputs(self, start: int, stop: int) -> Array | None:
         """Return rows start..stop of X without a copy, not to be written to.
 
@@ -177,7 +193,8 @@ def source(
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, n_in)
+    X : array-like or SciPy CSR or CSC matrix of shape (n_samples, n_in)
+        A sparse one stays on the host and is densified a block of rows at a time.
     Y : array-like or None
         Targets of shape (n_samples, n_out), or (n_samples,) where n_out is 1: in 0..1 for log_loss,
         at least 0 for poisson. For cross_entropy, class numbers 0..n_out - 1 of shape (n_samples,),
@@ -195,10 +212,33 @@ def source(
         That names the argument, the value, its row and column, and the way out. Values of memory
         maps are checked as they are read.
     """
-    columns = _checked(X, Y, sample_weight, model, backend, prefix)
+    return _placed(_checked(X, Y, sample_weight, model, backend, prefix), model, backend)
+
+
+def checked_source(X: Any, Y: Any, w: Any, model: Model, backend: Backend) -> Source:
+    """Make data ready to be read that its owner has checked: as `source`, without the checks.
+
+    Parameters
+    ----------
+    X : NumPy array or CSR matrix of shape (n_samples, n_in)
+    Y : NumPy array of shape (n_samples, n_out), class numbers of shape (n_samples,), or None
+    w : NumPy array of shape (n_samples,) or None
+        Used as they are. `Source.reweight` overwrites them.
+    model : Model
+    backend : Backend
+    """
+    targets = None
+    if Y is not None:
+        targets = Column(Y, CODES if Y.ndim == 1 else model.dtype)
+    weights = None if w is None else Column(w.astype(model.dtype), model.dtype)
+    return _placed(_Columns(Column(X, model.dtype), targets, weights), model, backend)
+
+
+def _placed(columns: _Columns, model: Model, backend: Backend) -> Source:
+    """Put what is on the host on the device, if all of it fits."""
     if _fits(columns, backend):
         columns = _Columns(
-            put(columns.X, backend),
+            columns.X if checks.is_sparse(columns.X.array) else put(columns.X, backend),
             None if columns.Y is None else put(columns.Y, backend),
             None if columns.w is None else put(columns.w, backend),
         )
@@ -218,16 +258,17 @@ def _checked(
     if isinstance(X, Batches):
         raise TypeError(f"{prefix}X must be an array here, got Batches; only `fit` reads them")
     name, dtype = f"{prefix}X", model.dtype
-    X = checks.as_array(X, name, backend)
+    sparse = checks.is_sparse(X)
+    X = checks.as_csr(X, name) if sparse else checks.as_array(X, name, backend)
     checks.check_inputs(X, name, model.sizes[0])
     inputs, targets, weights = _column(X, dtype, checks.Range(name, dtype)), None, None
     if Y is not None:
         Y = checks.as_array(Y, f"{prefix}Y", backend)
-        Y, check = checks.check_targets(Y, f"{prefix}Y", len(X), model)
+        Y, check = checks.check_targets(Y, f"{prefix}Y", X.shape[0], model)
         targets = _column(Y, CODES if Y.ndim == 1 else dtype, check)
     if sample_weight is not None:
         name, limit = f"{prefix}sample_weight", np.dtype(np.float64) if scale else dtype
-        w = checks.check_weights(sample_weight, name, len(X), limit, backend)
+        w = checks.check_weights(sample_weight, name, X.shape[0], limit, backend)
         w = _mean_one(w, name) if scale else w
         weights = Column(w.astype(dtype, copy=False), dtype)
     return _Columns(inputs, targets, weights)
@@ -235,6 +276,9 @@ def _checked(
 
 def _column(array: Array, dtype: np.dtype, check: checks.Check) -> Column:
     """Check an array's values now, or leave it to when they are read."""
+    if checks.is_sparse(array):
+        checks.check_csr(array, check)
+        return Column(array, dtype)
     if is_memory_map(array):
         return Column(array, dtype, check)
     checks.check_all(array, check)

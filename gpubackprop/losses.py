@@ -25,7 +25,7 @@ class Loss:
         Names of the output activations it goes with; None means every elementwise one.
     matched : mapping of str to str, optional
         Formula of dloss/dz in terms of o, z and y by the name of an output activation for which it
-        is simpler or safer than ``df * f'``.
+        is simpler or safer than ``df * f'``. One for softmax stands for the whole row's derivative.
     from_z : mapping of str to str, optional
         Formula of the loss in terms of z, o and y by the name of an output activation, where one in
         terms of o alone would take the logarithm of 0.
@@ -159,7 +159,7 @@ def pair(activation: Activation, loss: Loss) -> Pair:
     name = f"{activation.name}_{loss.name}"
     constants = {**loss.parameters, **activation.parameters}
     value = delta = None
-    if not (activation.name == "softmax" and loss.name == "cross_entropy"):
+    if not (activation == SOFTMAX and loss == CROSS_ENTROPY):
         formula = loss.from_z.get(activation.name, loss.f)
         value = _expression(f"{name}_loss", {"out": formula}, constants)
     if activation.name in loss.matched:
@@ -269,8 +269,8 @@ def check_pair(activation: Activation, loss: Loss) -> None:
     ValueError
         With the reason, and what would go together.
     """
-    # By value: whole rows are computed by operations that know these two alone.
-    if activation == SOFTMAX and loss not in (CROSS_ENTROPY, SQUARED):
+    # A matched formula stands for the whole row; squared has an operation of its own.
+    if activation == SOFTMAX and loss != SQUARED and "softmax" not in loss.matched:
         raise ValueError(
             f"loss {loss.name!r} does not go with output 'softmax', whose outputs depend on each "
             "other; softmax goes with cross_entropy and squared"

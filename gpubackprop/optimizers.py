@@ -131,6 +131,14 @@ class Optimizer:
         return Expression("penalty", ("w",), {"g": formula}, ("g",), constants=constants)
 
     @cached_property
+    def shared_penalty(self) -> Expression:
+        """The same with the factors, those above 0, as scalars "l2" and "l1"."""
+        terms = {"l2": "l2 * w", "l1": "l1 * where(w > 0, 1, where(w < 0, -1, 0))"}
+        names = tuple(name for name in terms if getattr(self, name) > 0)
+        formula = " + ".join(["g", *(terms[name] for name in names)])
+        return Expression("shared_penalty", ("w",), {"g": formula}, ("g",), names)
+
+    @cached_property
     def decay(self) -> Expression:
         """Decoupled weight decay, ``w - rate * w``, with rate = learning_rate * weight_decay."""
         return Expression("decay", (), {"w": "w - rate * w"}, ("w",), ("rate",))

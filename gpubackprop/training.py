@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,15 +16,11 @@ from gpubackprop.errors import DivergenceError
 from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.history import EarlyStopping, History
+from gpubackprop.pace import Pace
 from gpubackprop.types import Array
 
 #: The methods of a callback, in the order of their first calls.
 EVENTS = ("on_fit_begin", "on_slice", "on_epoch_end", "on_fit_end")
-
-#: What a slice of an epoch aims at: between slices come Ctrl-C, progress and callbacks.
-_SLICE_SECONDS = 0.1
-#: Slices that may be under way on a device at once.
-_IN_FLIGHT = 2
 
 
 class Run:
@@ -130,7 +125,7 @@ class Trainer:
         self.best_loss, self.bad_epochs = math.inf, 0
         self.evaluator = Evaluator(job.backend, job.model)
         self.seconds, self.samples = 0.0, 0
-        self._slice_batches = batches_per_block(job.model, job.batch_size or 1)
+        self._pace = Pace(job.backend, batches_per_block(job.model, job.batch_size or 1))
         self._epoch_rate = 0.0
         self._order: np.ndarray | None = None
         self._device_order: Array | None = None
@@ -193,22 +188,8 @@ class Trainer:
                 yield batch, 0, batch.n_samples, batch.n_samples
             return
         assert batch_size is not None  # only Batches choose it themselves
-        n = source.n_samples
-        marks: deque[Any] = deque()
-        start = 0
-        while start < n:
-            began = time.perf_counter()
-            stop = min(n, start + batch_size * self._slice_batches)
+        for start, stop in self._pace.slices(source.n_samples, batch_size):
             yield source, start, stop, batch_size
-            start = stop
-            marks.append(self.job.backend.mark())
-            if len(marks) > _IN_FLIGHT:
-                self.job.backend.wait(marks.popleft())
-            # Powers of two: where a slice ends must not depend on the clock in more than its
-            # length.
-            # The last slice, cut short, says nothing about how long a whole one takes.
-            if start < n and time.perf_counter() - began < _SLICE_SECONDS / 2:
-                self._slice_batches *= 2
 
     def _learning_rate(self, batch: int) -> float:
         if not self.schedule.per_update:

@@ -1,17 +1,17 @@
-"""What all tests share: the backends, with CuPy run on a GPU or else, through cpucuda, without one."""
+"""What all tests share: the backends, with CuPy on a GPU or else, through cpucuda, without one."""
 
 import ctypes
 import os
 
+import cpucuda
 import numpy as np
 import pytest
-
-import cpucuda
 
 # What "auto" means in the tests: under emulation CuPy is always slower.
 os.environ.setdefault("GPUBACKPROP_BACKEND", "numpy")
 
-#: Tolerances by dtype. float32: some tens of roundings of 6e-8. float64: the same of 1e-16, times the length of sums.
+#: Tolerances by dtype. float32: some hundreds of roundings of 6e-8. float64: some thousands of
+#: 1e-16, for sums that are long and cancel.
 RTOL = {"float32": 2e-5, "float64": 1e-12}
 ATOL = {"float32": 2e-6, "float64": 1e-13}
 BACKENDS = ("numpy", "numpy-plain", "cupy", "cupy-plain")
@@ -50,7 +50,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def require(name: str) -> None:
-    """Skip a test of a backend that cannot run here; where CuPy is required (in CI), fail instead."""
+    """Skip a test of a backend that cannot run here; where CuPy is required, as in CI, fail."""
     if name.startswith("cupy") and NO_CUPY:
         if os.environ.get("GPUBACKPROP_REQUIRE_CUPY"):
             pytest.fail(f"GPUBACKPROP_REQUIRE_CUPY is set, and CuPy cannot run: {NO_CUPY}")

@@ -28,6 +28,8 @@ def planted(array, place, value):
 class Sparse:
     """Looks as SciPy's sparse matrices do."""
 
+    format = "coo"
+
     nnz, shape = 3, (N, 3)
 
     def toarray(self):
@@ -164,7 +166,7 @@ FIT = [
     ({"X": np.full((N, 3), None, object)}, ValueError,
      "X must be finite, got nan at row 0, column 0; remove or fill"),
     ({"X": np.zeros((N, 3), "M8[s]")}, TypeError, "got dtype datetime64[s]"),
-    ({"X": Sparse()}, TypeError, "X must be dense, got a sparse Sparse; use X.toarray()"),
+    ({"X": Sparse()}, TypeError, "X must be dense, CSR or CSC, got 'coo'; use X.tocsr()"),
     ({"X": np.ma.masked_less(X, 0)}, TypeError, "X must not have masked values; fill them"),
     # Y
     ({"Y": None}, TypeError, "Y must be given"),

@@ -293,9 +293,14 @@ def test_missing_values_are_not_finite():
 
 def test_sparse():
     sparse = pytest.importorskip("scipy.sparse")
-    for kind in (sparse.csr_matrix, sparse.coo_array):
-        X = kind(good())
-        refused(TypeError, ["X must be dense", type(X).__name__, "X.toarray()"], X)
+    refused(
+        TypeError, ["X must be dense, CSR or CSC", "coo", "X.tocsr()"], sparse.coo_array(good())
+    )
+    refused(TypeError, ["X must hold real numbers"], sparse.csr_array(good() * 1j))
+    for kind in (sparse.csr_matrix, sparse.csc_array):
+        refused(ValueError, ["X must be finite, got nan at row 2, column 1"], kind(spoiled(np.nan)))
+        Y = kind(good()[:, :1])
+        refused(TypeError, ["Y must be dense", type(Y).__name__, "Y.toarray()"], good(), Y)
 
 
 def test_a_gpu_array_on_numpy(backend):

@@ -154,6 +154,20 @@ def test_what_speaks_dlpack_alone():
     assert_array_equal(read(data, slice(0, N), model, NUMPY)[0], X)
 
 
+@pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "csc_array"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
+def test_sparse_rows_are_densified_a_block_at_a_time(kind, dtype, backend):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = (table() * (table() > 0)).astype(dtype)
+    data = source(getattr(sparse, kind)(dense), table(width=2), None, network(), backend)
+    assert data.n_samples == N
+    assert data.view_inputs(0, 2) is None
+    for rows in (np.array([5, 0, 5, 3], np.int32), slice(2, 4)):
+        out = backend.empty((len(dense[rows]), 4), "float32")
+        data.take(rows, out, backend.empty((len(out), 2), "float32"))
+        assert_array_equal(backend.to_numpy(out), dense[rows].astype("float32"))
+
+
 def test_prediction_has_no_targets(backend, room):
     X, model = table(), network()
     data = source(X, None, None, model, backend)

@@ -182,7 +182,7 @@ def test_updates_allocate_nothing_on_the_device(batch_size, cupy_backend):
     rows = slice(0, 70 if batch_size == 1 else 200)
     with pool, pytest.MonkeyPatch.context() as patch:
         patch.setattr(gb.training, "batches_per_block", lambda *_: 2)
-        patch.setattr(gb.training, "_SLICE_SECONDS", 0.0)
+        patch.setattr(gb.pace, "_SLICE_SECONDS", 0.0)
         patch.setattr(gb.executors.eager, "batches_per_block", lambda *_: 2)
         net.fit(X[rows], LABELS[rows], batch_size=batch_size, epochs=3, callbacks=[Look()])
     for epoch in (1, 2):
@@ -220,7 +220,7 @@ def train_counting(net, n, batch_size, *, per_slice=2, targets=LABELS, **options
     with pytest.MonkeyPatch.context() as patch:
         for module in (gb.training, gb.executors.eager):
             patch.setattr(module, "batches_per_block", lambda *_: per_slice)
-        patch.setattr(gb.training, "_SLICE_SECONDS", 0.0)
+        patch.setattr(gb.pace, "_SLICE_SECONDS", 0.0)
         net.fit(X[:n], targets[:n], batch_size=batch_size, epochs=2, callbacks=[device], **options)
     counts = [counters for epoch, counters in device.slices if epoch == 1]
     first, last = counts[0], counts[-1]

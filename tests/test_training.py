@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from reference import compare, near
 
 import gpubackprop as gb
-from gpubackprop import backprop, training
+from gpubackprop import backprop, pace, training
 from gpubackprop.schedules import Constant
 
 RNG = np.random.default_rng(7)
@@ -222,7 +222,7 @@ def test_where_an_epoch_is_cut_changes_no_bit(batch_size, backend, monkeypatch):
     X, Y = rng.normal(size=(n, 3)), rng.integers(3, size=n)
     found, slices = set(), []
     for seconds, per_block in ((0.0, 1), (0.0, 4), (1e9, 1), (1e9, 16)):
-        monkeypatch.setattr(training, "_SLICE_SECONDS", seconds)
+        monkeypatch.setattr(pace, "_SLICE_SECONDS", seconds)
         for module in (training, training.executors.eager):
             monkeypatch.setattr(module, "batches_per_block", lambda *_, k=per_block: k)
         net, counter = make(backend, "float32", dropout=0.2), Recorder()
@@ -383,7 +383,7 @@ def test_what_a_run_shows():
 )
 def test_stop(stop_at, epochs, rows, monkeypatch):
     monkeypatch.setattr(training, "batches_per_block", lambda *_: 1)
-    monkeypatch.setattr(training, "_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_SLICE_SECONDS", 0.0)
     recorder, net = Recorder(stop_at), make()
     history = net.fit(X, Y, epochs=5, batch_size=5, callbacks=[recorder])
     assert len(history.epoch) == epochs

@@ -319,6 +319,21 @@ class Backend:
         """
         self.elementwise(RECORD, _FLOAT64)(value, float(step), total, first_bad)
 
+    def add_penalty(self, w: Array, l1: float, l2: float, total: Array) -> None:
+        """Add ``l1 * sum(|w|) + l2 / 2 * sum(w ** 2)`` to `total`, without waiting for the device.
+
+        Parameters
+        ----------
+        w : array of shape (n,)
+        l1, l2 : float
+        total : float64 array of shape (1,)
+        """
+        xp = self.xp
+        if l2:
+            total += 0.5 * l2 * xp.dot(w, w).astype(np.float64)
+        if l1:
+            total += l1 * xp.sum(xp.abs(w), dtype=np.float64)
+
     def output_delta(
         self, model: Model, ws: Workspace, Y: Array, w: Array | None, scale: float
     ) -> Array:

@@ -72,6 +72,14 @@ def problem(device: int = 0) -> str | None:
     return None
 
 
+def to_host(x: Any) -> np.ndarray:
+    """Copy an array with ``__cuda_array_interface__`` to the host, whichever library made it."""
+    import cupy
+
+    host: np.ndarray = cupy.asarray(x).get()
+    return host
+
+
 def elementwise_kernel(kernel: Kernel) -> Any:
     """Make CuPy's kernel of a printed one."""
     import cupy

@@ -15,8 +15,8 @@ from gpubackprop.expressions import Expression
 from gpubackprop.types import Array
 
 #: Elements of an array that are worked on at once: 128 KiB of float32, so that a pass of several
-#: calls over a few arrays stays in a second-level cache of 1 MiB or more. Half of it costs 20 %, for
-#: the calls; four times it gains nothing (sigmoid and its delta, 32,768 to 8 million elements).
+#: calls over a few arrays stays in a second-level cache of 1 MiB or more. Half of it costs 20 % for
+#: the calls, four times it gains nothing (sigmoid and its delta, 32,768 to 8 million elements).
 BLOCK = 32768
 _KEPT_SHAPES = 64
 
@@ -159,6 +159,13 @@ class NumpyBackend(Backend):
         total[0] += number
         if first_bad[0] < 0 and not math.isfinite(number):
             first_bad[0] = step
+
+    def add_penalty(self, w: Array, l1: float, l2: float, total: Array) -> None:
+        """Add ``l1 * sum(|w|) + l2 / 2 * sum(w ** 2)`` to `total`."""
+        if l2:
+            total[0] += 0.5 * l2 * float(np.dot(w, w))
+        if l1:
+            total[0] += l1 * float(np.abs(w).sum())
 
     def clip_norm(self, g: Array, limit: float, cell: Array) -> None:
         """Scale a gradient down to an L2 norm of at most `limit`, in place."""

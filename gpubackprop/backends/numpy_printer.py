@@ -100,7 +100,7 @@ class _Printer:
         if node.op == "number":
             return self._number(node.number)
         operands = tuple(self.value(operand, names) for operand in node.operands)
-        return self._call(*_as_maximum(node.op, operands))
+        return self._call(*_as_limit(node.op, operands))
 
     def _call(self, op: str, operands: tuple[_Value, ...]) -> _Value:
         key = op, *map(id, operands)
@@ -181,12 +181,15 @@ class _Printer:
                 pool.free.append(value.place)
 
 
-def _as_maximum(op: str, operands: tuple[_Value, ...]) -> tuple[str, tuple[_Value, ...]]:
-    """Turn ``where(x < n, n, x)`` into NumPy's maximum, which keeps NaN too: relu in one call."""
-    if op == "where" and operands[0].op == "lt":
+def _as_limit(op: str, operands: tuple[_Value, ...]) -> tuple[str, tuple[_Value, ...]]:
+    """Turn ``where(x < n, n, x)`` into NumPy's maximum, which keeps NaN too: relu in one call. And
+    the same with > into its minimum.
+    """
+    limit = {"lt": "maximum", "gt": "minimum"}.get(operands[0].op) if op == "where" else None
+    if limit is not None:
         x, n = operands[0].operands
         if operands[1] is n and operands[2] is x and n.op == "number":
-            return "maximum", (x, n)
+            return limit, (x, n)
     return op, operands
 
 

@@ -4,6 +4,7 @@ Executors see a model, parameters and a backend, never a `Network`. All of them 
 same parameters and order of rows in, same parameters out, to rounding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,9 @@ class Job:
         Whether the samples have weights.
     dropout_seed : int
         Of the dropout masks.
+    penalised : bool
+        Whether the optimiser's penalties are divided by each batch's sum of weights and are part of
+        the loss that is tallied, as scikit-learn has it.
     """
 
     model: Model
@@ -52,6 +56,7 @@ class Job:
     batch_size: int | None
     weighted: bool
     dropout_seed: int
+    penalised: bool = False
 
 
 class Tally:
@@ -101,11 +106,15 @@ class Progress:
         Batches done in this epoch.
     steps : int
         Updates that the network has had in its life: dropout masks depend on it.
+    weight_sums : sequence of float or None
+        Sum of the sample weights of each batch of the epoch, for a penalised job; None where it is
+        the number of rows.
     """
 
     learning_rate: "LearningRateOf"
     batch: int = 0
     steps: int = 0
+    weight_sums: Sequence[float] | None = None
 
 
 class LearningRateOf(Protocol):

@@ -53,7 +53,7 @@ class Eager:
                         X[part],
                         Y[part],
                         w_part,
-                        n,
+                        1.0 / n,
                         parameters,
                         state.gradient,
                         dropping,
@@ -61,16 +61,22 @@ class Eager:
                     )
                 else:
                     self.batch_gradient(source, order, i + k, n, parameters, state, dropping, tally)
-                self._finish(parameters, state, progress, tally)
+                self._finish(n, parameters, state, progress, tally)
 
     def _finish(
-        self, parameters: Parameters, state: State, progress: Progress, tally: Tally
+        self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally
     ) -> None:
-        """Record the loss and update."""
-        job = self.job
+        """Record the loss of a batch of n rows and update."""
+        job, share = self.job, None
         job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
+        if job.penalised and job.optimizer.penalty is not None:
+            sums = progress.weight_sums
+            share = 1.0 / (n if sums is None else sums[progress.batch])
+            l1, l2 = job.optimizer.l1, job.optimizer.l2
+            W = parameters.flat_weights
+            job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
         rate = progress.learning_rate(progress.batch)
-        backprop.update(job.backend, job.optimizer, parameters, state, rate)
+        backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
         progress.batch += 1
         progress.steps += 1
 
@@ -79,13 +85,13 @@ class Eager:
         X: Array,
         Y: Array,
         w: Array | None,
-        batch_size: int,
+        scale: float,
         parameters: Parameters,
         out: Parameters,
         dropping: Dropping | None,
         loss: Array,
     ) -> None:
-        """Write the gradient of some rows of a batch of `batch_size`, and their summed loss."""
+        """Write `scale` times the gradient of some rows' summed loss, and that sum."""
         backend, model, n = self.job.backend, self.job.model, len(X)
         ws = self._workspace
         if ws is None or ws.n_rows < n:
@@ -93,7 +99,6 @@ class Eager:
         ws = ws.rows(n)
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
-        scale = 1.0 / batch_size
         backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
 
     def batch_gradient(
@@ -106,10 +111,12 @@ class Eager:
         state: State,
         dropping: Dropping | None,
         tally: Tally,
+        scale: float | None = None,
     ) -> None:
         """Write one batch's gradient into ``state.gradient`` and its loss into ``tally.value``.
 
-        A batch larger than backprop.SLICE is done in slices, added up in order.
+        A batch larger than `backprop.SLICE` is done in slices, added up in order. The gradient is
+        `scale` times that of the summed loss, by default that of the mean.
         """
         backend = self.job.backend
         if self._second is None:
@@ -123,7 +130,8 @@ class Eager:
             out, loss = (self._second, tally.part) if first else (state.gradient, tally.value)
             if dropping is not None:
                 dropping = Dropping(dropping.seed, dropping.step, first)
-            self._gradient(X, Y, w, n, parameters, out, dropping, loss)
+            part = 1.0 / n if scale is None else scale
+            self._gradient(X, Y, w, part, parameters, out, dropping, loss)
             if first:
                 backend.add(self._second.flat, state.gradient.flat)
                 backend.add(tally.part, tally.value)

@@ -1,0 +1,44 @@
+"""How long the slices of an epoch are."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from gpubackprop.backends.base import Backend
+
+#: What a slice of an epoch aims at: between slices come Ctrl-C, progress and callbacks.
+_SLICE_SECONDS = 0.1
+#: Slices that may be under way on a device at once.
+_IN_FLIGHT = 2
+
+
+class Pace:
+    """Cuts epochs into slices of about 0.1 s of work.
+
+    Parameters
+    ----------
+    backend : Backend
+    batches : int, optional
+        Batches of the first slice, a power of two.
+    """
+
+    def __init__(self, backend: Backend, batches: int = 1) -> None:
+        self._backend, self._batches = backend, batches
+
+    def slices(self, n: int, batch_size: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) for n rows; what is done between two of them is timed."""
+        marks: deque[Any] = deque()
+        start = 0
+        while start < n:
+            began = time.perf_counter()
+            stop = min(n, start + batch_size * self._batches)
+            yield start, stop
+            start = stop
+            marks.append(self._backend.mark())
+            if len(marks) > _IN_FLIGHT:
+                self._backend.wait(marks.popleft())
+            # Powers of two: where a slice ends must not depend on the clock in more than its
+            # length. The last one, cut short, says nothing about how long a whole one takes.
+            if start < n and time.perf_counter() - began < _SLICE_SECONDS / 2:
+                self._batches *= 2
