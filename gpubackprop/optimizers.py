@@ -25,6 +25,8 @@ from gpubackprop.schedules import LearningRate, Schedule, check_number
 
 #: Below it, epsilon would be lost in float32, and an entry without a gradient would be 0 / 0.
 _SMALLEST_EPSILON = 1e-30
+#: What each penalty adds to the gradient.
+_PENALTIES = {"l2": "l2 * w", "l1": "l1 * where(w > 0, 1, where(w < 0, -1, 0))"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,19 +125,17 @@ class Optimizer:
     @cached_property
     def penalty(self) -> Expression | None:
         """What l1 and l2 add to g, to be run on the weights' part alone; None if both are 0."""
-        terms = {"l2": "l2 * w", "l1": "l1 * where(w > 0, 1, where(w < 0, -1, 0))"}
-        constants = {name: getattr(self, name) for name in terms if getattr(self, name) > 0}
-        if not constants:
+        factors = {name: getattr(self, name) for name in _PENALTIES if getattr(self, name) > 0}
+        if not factors:
             return None
-        formula = " + ".join(["g", *(terms[name] for name in constants)])
-        return Expression("penalty", ("w",), {"g": formula}, ("g",), constants=constants)
+        formula = " + ".join(["g", *(_PENALTIES[name] for name in factors)])
+        return Expression("penalty", ("w",), {"g": formula}, ("g",), constants=factors)
 
     @cached_property
     def shared_penalty(self) -> Expression:
         """The same with the factors, those above 0, as scalars "l2" and "l1"."""
-        terms = {"l2": "l2 * w", "l1": "l1 * where(w > 0, 1, where(w < 0, -1, 0))"}
-        names = tuple(name for name in terms if getattr(self, name) > 0)
-        formula = " + ".join(["g", *(terms[name] for name in names)])
+        names = tuple(name for name in _PENALTIES if getattr(self, name) > 0)
+        formula = " + ".join(["g", *(_PENALTIES[name] for name in names)])
         return Expression("shared_penalty", ("w",), {"g": formula}, ("g",), names)
 
     @cached_property
