@@ -82,11 +82,12 @@ def test_forward_after_the_bias(name, kept):
     x, b = np.float32([-3, -0.25, 2, 1e4, np.nan]), np.float32([1, 0.5, -1, 0, 1])
     placed = [backend.asarray(array) for array in (x, b)]
     z, out = backend.empty(5, dtype), backend.empty(5, dtype)
-    if kept:
-        backend.elementwise(ACTIVATIONS[name].bias_keeping_z, dtype)(*placed, z, out)
-        assert_array_equal(backend.to_numpy(z), x + b)
-    else:
-        backend.elementwise(ACTIVATIONS[name].bias, dtype)(*placed, out)
+    with backend.active():
+        if kept:
+            backend.elementwise(ACTIVATIONS[name].bias_keeping_z, dtype)(*placed, z, out)
+            assert_array_equal(backend.to_numpy(z), x + b)
+        else:
+            backend.elementwise(ACTIVATIONS[name].bias, dtype)(*placed, out)
     expected = rounded(reference(name, x + b), dtype)
     tolerance = absolute_tolerance(name, dtype)
     assert_allclose(backend.to_numpy(out), expected, RTOL["float32"], tolerance)

@@ -172,7 +172,7 @@ def every_derivative():
 
 
 def test_every_activations_delta(cupy_backend):
-    """All in one kernel, in float64, far out and at 0 too, against the same on the plain backend."""
+    """All in one kernel, in float64, far out and at 0 too, against the plain backend."""
     entries, made = every_derivative()
     a = np.r_[np.linspace(-0.9, 0.9, 20), 0.0, -0.0, 1.0, -1.0, 1e4, -1e4, np.nan]
     z = np.r_[np.linspace(-5.0, 5.0, 20), 0.0, -0.0, 1e4, -1e4, 800.0, -800.0, np.nan]
