@@ -102,7 +102,7 @@ class Activation:
         return self._expression("_delta", ("delta", self.reads), {"out": f"delta * ({self.df})"})
 
     def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.name, self.f, self.df, tuple(self.parameters.items())
+        return self.elementwise, self.name, self.f, self.df, tuple(self.parameters.items())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Activation) and self._identity() == other._identity()
@@ -116,6 +116,16 @@ class Activation:
     def __repr__(self) -> str:
         given = "".join(f", {key}={value!r}" for key, value in self.parameters.items())
         return f"Activation({self.name!r}, f={self.f!r}, df={self.df!r}{given})"
+
+
+class _SignKeeping(Activation):
+    """One whose df tells the branch from the sign of a, so that a must have the sign of z."""
+
+    def __init__(self, name: str, f: str, df: str, **parameters: float) -> None:
+        super().__init__(name, f, df, **parameters)
+        for key, value in self.parameters.items():
+            if value <= 0:
+                raise ValueError(f"parameter {key} of {name!r} must be > 0, got {value!r}")
 
 
 class _Softmax(Activation):
@@ -141,10 +151,10 @@ IDENTITY = Activation("identity", f="z", df="1")
 SIGMOID = Activation("sigmoid", f="1 / (1 + exp(-z))", df="a * (1 - a)")
 TANH = Activation("tanh", f="tanh(z)", df="1 - a * a")
 RELU = Activation("relu", f="where(z < 0, 0, z)", df="where(a <= 0, 0, 1)")
-LEAKY_RELU = Activation(
+LEAKY_RELU = _SignKeeping(
     "leaky_relu", f="where(z < 0, slope * z, z)", df="where(a < 0, slope, 1)", slope=0.01
 )
-ELU = Activation(
+ELU = _SignKeeping(
     "elu", f="where(z < 0, alpha * expm1(z), z)", df="where(a < 0, a + alpha, 1)", alpha=1.0
 )
 # f' = sigmoid(z) = 1 - exp(-a), by expm1 so that small values keep their digits.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import Activation
+from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.losses import Loss, Pair, check_pair, pair
 
 #: Every W[l] and b[l] starts at a multiple of this many elements: 128 bytes of float32, a GPU's
@@ -90,6 +90,17 @@ class Model:
     dtype: np.dtype
 
     def __post_init__(self) -> None:
+        for activation in self.activations:
+            entry = ACTIVATIONS.get(activation.name)
+            # Losses know activations by their names: o - y is the delta of one sigmoid only.
+            same = ("elementwise", "f", "df")
+            if entry is not None and any(
+                getattr(entry, name) != getattr(activation, name) for name in same
+            ):
+                raise ValueError(
+                    f"activation {activation.name!r} has other formulas than the table's of that "
+                    "name; give it a name of its own"
+                )
         check_pair(self.activations[-1], self.loss)
         for activation in self.activations[:-1]:
             if not activation.elementwise:

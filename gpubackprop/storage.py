@@ -173,9 +173,9 @@ def _build(text: dict[str, Any]) -> Model:
 
 
 def _activation(entry: dict[str, Any]) -> Activation:
-    """Make an activation of its description; softmax works on rows, so it is the table's own."""
-    if entry["name"] == "softmax":
-        return ACTIVATIONS["softmax"]
+    """Make an activation of its description; one of the table's is known by its name."""
+    if entry["name"] in ACTIVATIONS:
+        return ACTIVATIONS[entry["name"]](**entry["parameters"])
     return Activation(entry["name"], entry["f"], entry["df"], **entry["parameters"])
 
 

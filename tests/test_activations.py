@@ -11,6 +11,7 @@ import pytest
 from conftest import BACKENDS, require
 from numpy.testing import assert_allclose, assert_array_equal
 
+import gpubackprop as gb
 from gpubackprop import Activation, activations, backends
 from gpubackprop.activations import ACTIVATIONS, ELU, LEAKY_RELU, SOFTMAX
 
@@ -333,3 +334,20 @@ def test_get():
         activations.get("sigmoud", "hidden")
     with pytest.raises(TypeError, match="activation must be a name or an Activation, got 3"):
         activations.get(3)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_a_slope_that_would_turn_the_sign_is_refused(value):
+    """df reads the sign of a; with such a value it would not be the sign of z."""
+    with pytest.raises(ValueError, match=r"slope of 'leaky_relu' must be > 0, got"):
+        activations.LEAKY_RELU(slope=value)
+    with pytest.raises(ValueError, match=r"alpha of 'elu' must be > 0, got"):
+        activations.ELU(alpha=value)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softmax"])
+def test_a_name_of_the_table_with_other_formulas_is_refused(name):
+    """Losses take the delta of a matched pair by the activation's name."""
+    own = Activation(name, f="z / 2", df="0.5")
+    with pytest.raises(ValueError, match=f"activation '{name}' has other formulas"):
+        gb.Network([2, 2], output=own, loss="squared", backend="numpy")

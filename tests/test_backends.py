@@ -750,3 +750,9 @@ print(backends.rebuild("numpy-plain").name)
 def test_rebuild():
     for name in backends.usable(plain=True):
         assert backends.rebuild(name) is backends.get(name)
+
+
+def test_a_norm_whose_square_is_infinite_is_clipped(backend):
+    g = backend.asarray(np.array([3e19, 4e19, 0.0], np.float32))
+    backend.clip_norm(g, 5.0, backend.empty((1,), np.float32))
+    close(backend.to_numpy(g), [3.0, 4.0, 0.0], "float32")

@@ -442,8 +442,9 @@ class Backend:
             Scratch.
         """
         xp = self.xp
-        xp.sum(g * g, axis=0, keepdims=True, out=cell)
-        xp.sqrt(cell, out=cell)
+        # In float64: the square of a large float32 is infinite.
+        squares = xp.square(g.astype(np.float64))
+        cell[...] = xp.sqrt(xp.sum(squares))
         # A NaN norm stays NaN, so that the loss can tell.
         xp.maximum(cell, g.dtype.type(limit), out=cell)
         xp.divide(g.dtype.type(limit), cell, out=cell)

@@ -210,7 +210,10 @@ class CupyBackend(PlainCupyBackend):
                 "I label, int64 n_classes", "T out",
                 "out = label == i % n_classes", "one_hot", no_return=True,
             ),
-            "norm": cp.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "norm"),
+            "norm": cp.ReductionKernel(
+                "T x", "T y", "(double)x * (double)x", "a + b", "y = sqrt(a)", "0", "norm",
+                reduce_type="double",
+            ),
             "clip": cp.ElementwiseKernel(
                 "T norm, T limit", "T g",
                 "if (!(norm <= limit)) g = g * (limit / norm)", "clip_norm", no_return=True,

@@ -169,7 +169,9 @@ class NumpyBackend(Backend):
 
     def clip_norm(self, g: Array, limit: float, cell: Array) -> None:
         """Scale a gradient down to an L2 norm of at most `limit`, in place."""
-        norm = float(np.sqrt(np.dot(g, g)))
+        norm = math.sqrt(np.dot(g, g))
+        if math.isinf(norm):  # the square of a large float32 is infinite
+            norm = float(np.linalg.norm(g.astype(np.float64)))
         if not norm <= limit:  # also when it is NaN, so that the loss can tell
             np.multiply(g, g.dtype.type(limit / norm), out=g)
 
