@@ -1,12 +1,13 @@
 """The registry of executors, and which one a job gets."""
 
 from gpubackprop.executors.base import Executor, Job
+from gpubackprop.executors.compiled import Compiled
 from gpubackprop.executors.eager import Eager
 
 __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 
 #: The executors by name.
-EXECUTORS: dict[str, type[Executor]] = {executor.name: executor for executor in (Eager,)}
+EXECUTORS: dict[str, type[Executor]] = {executor.name: executor for executor in (Eager, Compiled)}
 
 
 def get(executor: str, job: Job) -> Executor:
