@@ -12,12 +12,11 @@ import tempfile
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from gpubackprop.executors.compiled.source import Entry
-
-_LOADED: dict[str, Entry] = {}
+_LOADED: dict[str, ModuleType] = {}
 _LOCK = threading.RLock()
 _TIME = 1_000_000_000
 
@@ -96,8 +95,8 @@ def is_ready(text: str) -> bool:
     return name in _LOADED or (_user_folder() / f"{name}.ready").exists()
 
 
-def load(text: str) -> Entry:
-    """Return a program's function, from memory, from the folder, or compiled now (seconds)."""
+def load(text: str) -> ModuleType:
+    """Return a program's module, from memory, from the folder, or compiled now (seconds)."""
     name = name_of(text)
     with _LOCK:
         if name not in _LOADED:
@@ -105,7 +104,7 @@ def load(text: str) -> Entry:
         return _LOADED[name]
 
 
-def _import(name: str, text: str, place: Path) -> Entry:
+def _import(name: str, text: str, place: Path) -> ModuleType:
     path = place / f"{name}.py"
     if not path.exists() or path.read_text() != text:
         _write(path, text)
@@ -119,8 +118,7 @@ def _import(name: str, text: str, place: Path) -> Entry:
         del sys.modules[name]
         raise
     _write(path.with_suffix(".ready"), "")
-    entry: Entry = module.entry
-    return entry
+    return module
 
 
 def _write(path: Path, text: str) -> None:

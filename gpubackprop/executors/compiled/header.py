@@ -1,18 +1,21 @@
 """The first lines of every module that is compiled: pointers, BLAS, and functions of one number."""
 
-#: For both dtypes. Not fastmath=True: that lets the compiler assume there is no NaN and no infinity.
+#: Not fastmath=True: that lets the compiler assume there is no NaN and no infinity.
+FLAGS = '{"reassoc", "contract", "nsz", "arcp", "afn"}'
+_OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
+
 HEADER = '''
 import numpy as np
 from llvmlite import ir
 from math import {functions}
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 T = np.{dtype}
-fast = njit(fastmath={{"reassoc", "contract", "nsz", "arcp", "afn"}}, error_model="numpy")
-exact = njit(error_model="numpy")
-rounded = njit(fastmath={{"contract"}}, error_model="numpy")
+fast = njit(fastmath={flags}, {options})
+exact = njit({options})
+rounded = njit(fastmath={{"contract"}}, {options})
 
 
 def pointer_to(element, size):
@@ -58,6 +61,19 @@ def gemm(context, f, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         return target.get_dummy_value()
 
     return signature, build
+
+
+@intrinsic
+def call(context, f, a, b, c, d, e, g, h):
+    """Call what is at an address with seven int64; it may take fewer."""
+
+    def build(target, builder, signature, arguments):
+        whole = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [whole] * 7)
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return target.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), build
 
 
 @fast
@@ -121,6 +137,8 @@ def header(dtype: str) -> str:
     text = HEADER.format(
         functions=functions,
         dtype=dtype,
+        flags=FLAGS,
+        options=_OPTIONS,
         size=4 if single else 8,
         llvm="FloatType" if single else "DoubleType",
     )

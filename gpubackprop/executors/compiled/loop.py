@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpubackprop.executors.compiled.kernels import (
-    back_and_update, back_product, bias_gradient, copy, dropout_mask, forward_product, gather,
-    gather_columns, gradient_product, matrix_vector, multiply, multiply_by, one_hot, outer, scale,
-    softmax, squares, start_with_bias, total, update_outer, vector_matrix, weigh,
+    back_and_update, back_product, bias_gradient, cross_entropy, dropout_mask, forward_product,
+    gather, gather_columns, gradient_product, matrix_vector, multiply, multiply_by, one_hot, outer,
+    scale, softmax, softmax_delta, squares, start_with_bias, total, update_outer, vector_matrix, weigh,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
     rows_at: Any  # position -> pointer to int32
     mix: Any
     is_finite: Any
-    # Printed from the formulas of the network and of the optimiser:
-    activate: Any
-    derive: Any
-    output_terms: Any
-    output_delta: Any
-    penalize: Any
-    decay: Any
-    step: Any
-    SOFTMAX: Any
-    DROPOUT: Any
+    call: Any  # the address of one of `source.FORMULAS`, then seven integers
 
 Ints = Numbers = Doubles = Any
 
@@ -76,7 +67,8 @@ def find_rows(order: Any, rows: Any, s: Any, k: Any) -> Any:
 def forward(
     n_layers: Any, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, small: Ints, threshold: Ints, key: Ints, keep: Numbers,
-    f: Any, C: Numbers, x: Any, row: Any, step_number: Any, first: Any, k: Any, single: Any,
+    f: Any, activate: Any, rows_wise: Any, C: Any, x: Any, row: Any, step_number: Any,
+    first: Any, k: Any, single: Any,
 ) -> None:  # fmt: skip
     """Pass k samples through the network."""
     for l in range(n_layers):
@@ -87,12 +79,12 @@ def forward(
         else:
             by_rows = l == 0 and (k == 1 or small[0] == 0)
             forward_product(f, W[l], x, z[l], m, n_in[l], k, by_rows, small[l])
-        if SOFTMAX and l == n_layers - 1:
+        if rows_wise and l == n_layers - 1:
             softmax(z[l], a[l], numbers(row), m, k)
         else:
-            activate(kind[l], numbers(z[l]), numbers(a[l]), m * k, C)
+            call(activate, kind[l], z[l], a[l], m * k, C, 0, 0)
         x = a[l]
-        if DROPOUT and threshold[l] > 0:
+        if threshold[l] > 0:
             layer_key = mix(key[l] ^ (step_number & 0xFFFFFFFF))
             dropout_mask(layer_key, threshold[l], keep[l], first, mask[l], m, k)
             multiply(numbers(a[l]), numbers(mask[l]), numbers(h[l]), m * k)
@@ -102,7 +94,7 @@ def forward(
 def backward(
     n_layers: Any, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints, h: Ints,
     mask: Ints, read: Ints, delta: Ints, kind: Ints, small: Ints, threshold: Ints,
-    f: Any, C: Numbers, x0: Any, k: Any, single: Any, fused: Any, rate: Any, added: Any,
+    f: Any, derive: Any, C: Any, x0: Any, k: Any, single: Any, fused: Any, rate: Any, added: Any,
 ) -> None:  # fmt: skip
     """Carry the output's delta back; step W and b if fused, else write or add up dW and db."""
     factor = -rate if fused else T(1)
@@ -129,26 +121,25 @@ def backward(
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factor, kept, m, k)
         if l > 0:
-            below = numbers(delta[l - 1])
-            if DROPOUT and threshold[l - 1] > 0:
-                multiply_by(below, numbers(mask[l - 1]), n * k)
-            derive(kind[l - 1], below, numbers(read[l - 1]), n * k, C)
+            if threshold[l - 1] > 0:
+                multiply_by(numbers(delta[l - 1]), numbers(mask[l - 1]), n * k)
+            call(derive, kind[l - 1], delta[l - 1], read[l - 1], n * k, C, 0, 0)
 
 
 def update(
-    flat: Numbers, g: Numbers, slots: Ints, trainable: Any, size: Any, n_weights: Any,
-    limit: Numbers, scalars: Numbers, C: Numbers,
+    penalize: Any, decay: Any, step: Any, w: Any, g: Any, slots: Any, trainable: Any,
+    size: Any, n_weights: Any, limit: Numbers, scalars: Any, C: Any,
 ) -> None:  # fmt: skip
     """Let the optimiser move the parameters, in the order that `backprop.update` has."""
-    penalize(flat, g, n_weights, C)
+    call(penalize, w, g, n_weights, C, 0, 0, 0)
     if trainable != 0:
-        multiply_by(g, numbers(trainable), size)
+        multiply_by(numbers(g), numbers(trainable), size)
     if limit[0] > 0:
-        norm = T(sqrt(squares(g, size)))
+        norm = T(sqrt(squares(numbers(g), size)))
         if not norm <= limit[0]:  # also when it is NaN, so that the loss can tell
-            scale(g, limit[0] / norm, size)
-    decay(flat, trainable, scalars[1], n_weights, C)
-    step(flat, g, slots, scalars, size, C)
+            scale(numbers(g), limit[0] / norm, size)
+    call(decay, w, trainable, scalars, n_weights, C, 0, 0)
+    call(step, w, g, slots, scalars, size, C, 0)
 
 
 def record(value: Doubles, batch: Any, sums: Doubles) -> None:
@@ -166,14 +157,16 @@ def train(
     start: int, stop: int, batch_size: int, whole: int, first: int, last: int, chunk: int,
     X_buffer: int, Y_buffer: int, w_buffer: int, row: int, rows_buffer: int,
     plain: int, scalars: int, scalars_step: int, steps: int, batch: int,
-    value: Doubles, sums: Doubles, f: int, C: Numbers,
-    flat: Numbers, g: Numbers, slots: Ints, trainable: int, size: int, n_weights: int,
-    limit: Numbers,
+    value: Doubles, sums: Doubles, f: int, C: int, factor: Numbers, factor_at: int,
+    flat: int, g: int, slots: int, trainable: int, size: int, n_weights: int, limit: Numbers,
+    rows_wise: int, activate: int, derive: int, loss_terms: int, loss_delta: int, penalize: int,
+    decay: int, step: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
     A batch that comes in several calls has `whole` rows in all, of which `first` came before;
-    `last` tells whether these are its last.
+    `last` tells whether these are its last. `rows_wise` is 1 for softmax with cross_entropy, 2 for
+    softmax with another loss, else 0.
     """
     s, done, end = start, 0, n_layers - 1
     o, zo, do, m = a[end], z[end], delta[end], n_out[end]
@@ -182,7 +175,8 @@ def train(
         n_batch = n if whole == 0 else whole
         single = n_batch == 1
         fused = plain and n == n_batch and n <= chunk
-        factor, sc = T(1.0 / n_batch), numbers(scalars + done * scalars_step)
+        sc = scalars + done * scalars_step
+        factor[0] = T(1.0 / n_batch)
         if first == 0:
             value[0] = 0.0
         for p in range(0, n, chunk):
@@ -192,23 +186,33 @@ def train(
             y = read_targets(Y, labels, coded, rows, Y_buffer, m, k)
             forward(
                 n_layers, n_in, n_out, W, b, z, a, h, mask, kind, small, threshold, key, keep,
-                f, C, x, row, steps + done, first + p, k, single,
+                f, activate, rows_wise, C, x, row, steps + done, first + p, k, single,
             )  # fmt: skip
-            n_terms = output_terms(o, zo, y, do, row, m, k, C)
+            n_terms = m
+            if rows_wise == 1:
+                cross_entropy(zo, y, numbers(row), do, m, k)
+                n_terms = 1
+            else:
+                call(loss_terms, o, zo, y, do, m * k, C, 0)
             if w != 0:
                 gather_columns(w, rows_at(rows), w_buffer, 1, k)
                 weigh(do, numbers(w_buffer), n_terms, k)
             value[0] += total(numbers(do), n_terms * k)
-            output_delta(o, zo, y, factor, do, row, m, k, C)
+            if rows_wise == 2:
+                softmax_delta(o, y, factor[0], numbers(row), do, m, k)
+            else:
+                call(loss_delta, o, zo, y, do, factor_at, m * k, C)
             if w != 0:
                 weigh(do, numbers(w_buffer), m, k)
             backward(
                 n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, small, threshold,
-                f, C, x, k, single, fused, sc[0], p + first > 0,
+                f, derive, C, x, k, single, fused, numbers(sc)[0], p + first > 0,
             )  # fmt: skip
         if last:
             record(value, batch + done, sums)
             if not fused:
-                update(flat, g, slots, trainable, size, n_weights, limit, sc, C)
+                update(
+                    penalize, decay, step, flat, g, slots, trainable, size, n_weights, limit, sc, C
+                )
             done += 1
         s += n

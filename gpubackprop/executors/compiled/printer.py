@@ -1,6 +1,6 @@
 """Prints an expression as a loop over elements for Numba, every number in the arrays' dtype."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from gpubackprop import dropout
 from gpubackprop.expressions import Expression, Node, infix
@@ -30,49 +30,36 @@ def to_scalar(node: Node) -> str:
 
 def to_loop(
     expression: Expression,
-    name: str,
     constants: Constants,
-    same: Mapping[str, str] | None = None,
-    extra: Sequence[str] = (),
-) -> str:
-    """Print an expression as a function that runs it over n elements.
+    places: Mapping[str, str],
+    scalars: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Print an expression as lines of Python that run it over `_n` elements.
 
     Parameters
     ----------
     expression : Expression
-    name : str
-        The function's. It takes its distinct arrays, then its scalars, then n and the constants.
     constants : Constants
-        Gets the expression's.
-    same : mapping of str to str, optional
-        Outputs that are the same array as an argument, by their name.
-    extra : sequence of str, optional
-        Arguments that the function takes and does not read.
+        Gets the expression's, which are read from the position `_C`.
+    places : mapping of str to str
+        By the name of each argument and output, the variable with its position, which begins with
+        an underscore, as no name in a formula does. One place for two names is one array.
+    scalars : mapping of str to str, optional
+        By the name of each scalar, an expression for it.
     """
-    same = dict(same or {})
-    arrays = [
-        *expression.arguments,
-        *(one for one in expression.outputs if one not in same),
-        *extra,
-    ]
-    head = ", ".join(
-        [*(f"_{one}" for one in arrays), *(f"{one}" for one in expression.scalars), "_n", "_C"]
-    )
-    lines = [f"def {name}({head}):"]
     folded = expression.folded
-    for constant, value in folded.constants.items():
-        lines.append(f"    {constant} = _C[{constants.place(value)}]")
-    lines.append("    for i in range(_n):")
+    lines = [f"_at{place} = numbers({place})" for place in dict.fromkeys(places.values())]
+    if folded.constants:
+        lines.append("_constants = numbers(_C)")
+    for name, value in folded.constants.items():
+        lines.append(f"{name} = _constants[{constants.place(value)}]")
+    lines += [f"{name} = {text}" for name, text in (scalars or {}).items()]
+    lines.append("for _i in range(_n):")
     read = frozenset().union(*(node.names() for _, node in folded.statements))
-    held = [one for one in expression.outputs if one not in same]
-    for one in [*expression.arguments, *held]:
-        if one in read:
-            lines.append(f"        {one} = _{one}[i]")
-    for target, node in folded.statements:
-        lines.append(f"        {target} = {to_scalar(node)}")
-    for one in expression.outputs:
-        lines.append(f"        _{same.get(one, one)}[i] = {one}")
-    return "\n".join(lines)
+    begin = [name for name in places if name in read and name not in ("out",)]
+    lines += [f"    {name} = _at{places[name]}[_i]" for name in begin]
+    lines += [f"    {target} = {to_scalar(node)}" for target, node in folded.statements]
+    return [*lines, *(f"    _at{places[name]}[_i] = {name}" for name in expression.outputs)]
 
 
 def print_mix() -> str:

@@ -1,14 +1,17 @@
 """Writes the module that Numba compiles for a kind of job: loops as they are, formulas printed."""
 
 import ast
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+import numpy as np
+
 from gpubackprop.activations import Activation
 from gpubackprop.executors.compiled import kernels, loop
-from gpubackprop.executors.compiled.header import header
+from gpubackprop.executors.compiled.header import FLAGS, header
 from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
@@ -18,9 +21,24 @@ PARAMETERS = dict(inspect.signature(loop.train).parameters)
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 
 
+#: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
+#: arguments are int64, most of them positions.
+FORMULAS = {
+    "activate": ("_kind", "_z", "_a", "_n", "_C"),
+    "derive": ("_kind", "_delta", "_read", "_n", "_C"),
+    "loss_terms": ("_o", "_z", "_y", "_out", "_n", "_C"),
+    "loss_delta": ("_o", "_z", "_y", "_out", "_factor", "_n", "_C"),
+    "penalize": ("_w", "_g", "_n", "_C"),
+    "decay": ("_w", "_trainable", "_scalars", "_n", "_C"),
+    "step": ("_w", "_g", "_slots", "_scalars", "_n", "_C"),
+}
+#: Columns of the scalars of an update before those that the optimiser names.
+N_SCALARS = 2
+
+
 @dataclass(frozen=True)
 class Program:
-    """A module for Numba, and the numbers that it reads at run time.
+    """The formulas of a kind of job as a module for Numba, and the numbers that they read.
 
     Attributes
     ----------
@@ -36,96 +54,107 @@ class Program:
     kinds: tuple[int, ...]
 
 
-def write(model: Model, optimizer: Optimizer) -> Program:
-    """Write the program for a network and an optimiser."""
+@functools.lru_cache(maxsize=2)
+def write_loop(dtype: np.dtype) -> str:
+    """Write the module of the loops, which are the same for every job of a dtype."""
+    exp_all = "def exp_all(x, out, n):\n    for i in range(n):\n        out[i] = exp(x[i])"
+    parts = [header(dtype.name), _jit(print_mix()), _jit(exp_all)]
+    return _join([*parts, *_functions(kernels), *_functions(loop), _entry()])
+
+
+def write_formulas(model: Model, optimizer: Optimizer) -> Program:
+    """Write the module of the formulas of a network and an optimiser."""
     constants = Constants()
     kinds: dict[tuple[Activation, bool], int] = {}
     of_layer = tuple(
         kinds.setdefault(layer, len(kinds))
         for layer in zip(model.activations, model.keeps_z, strict=True)
     )
-    softmax = not model.activations[-1].elementwise
-    parts = [
-        header(model.dtype.name),
-        f"SOFTMAX, DROPOUT = {softmax}, {any(model.dropout)}",
-        _jit(print_mix()),
-        _jit("def exp_all(_x, _out, _n):\n    for i in range(_n):\n        _out[i] = exp(_x[i])"),
-        *_activations(kinds, constants),
-        *_functions(kernels),
-        *map(_jit, _output(model, constants)),
-        *map(_jit, _optimizer(optimizer, constants)),
-        *_functions(loop),
-        _entry(),
-    ]
-    return Program("\n\n\n".join(parts) + "\n", tuple(constants.values), of_layer)
+    bodies = {
+        "activate": _activate(kinds, constants),
+        "derive": _derive(kinds, constants),
+        **_output(model, constants),
+        **_optimizer(optimizer, constants),
+    }
+    parts = [_callable(name, bodies[name]) for name in FORMULAS]
+    return Program(_join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
+
+
+def _join(parts: list[str]) -> str:
+    return "\n\n\n".join(parts) + "\n"
 
 
 def _jit(function: str) -> str:
     return f"@fast\n{function}"
 
 
-def _activations(
-    kinds: dict[tuple[Activation, bool], int], constants: Constants
-) -> Iterator[str]:
-    """Print f and f' of each kind of layer, and the two functions that choose among them."""
-    forward, back = [], []
+def _callable(name: str, body: list[str]) -> str:
+    """Print a function that has an address."""
+    arguments = FORMULAS[name]
+    signature = f"void({', '.join(['int64'] * len(arguments))})"
+    options = f'cache=True, error_model="numpy", fastmath={FLAGS}'
+    head = f'@cfunc("{signature}", {options})\ndef {name}({", ".join(arguments)}):'
+    return "\n    ".join([head, *(body or ["pass"])])
+
+
+def _under(condition: str, lines: list[str]) -> list[str]:
+    return [f"if {condition}:", *(f"    {line}" for line in lines)]
+
+
+_Kinds = dict[tuple[Activation, bool], int]
+
+
+def _activate(kinds: _Kinds, constants: Constants) -> list[str]:
+    """Print f of every kind of layer: in place where z is not read again."""
+    lines = []
     for (activation, keeps_z), kind in kinds.items():
-        if not activation.elementwise:
-            continue
-        if keeps_z or not activation.linear:
-            same = None if keeps_z else {"out": "z"}
-            extra = () if keeps_z else ("unused",)
-            yield _jit(to_loop(activation.forward, f"f{kind}", constants, same, extra))
-            forward.append((kind, f"f{kind}(z, a, n, C)"))
-        if not activation.linear:
-            yield _jit(to_loop(activation.delta, f"df{kind}", constants, {"out": "delta"}))
-            back.append((kind, f"df{kind}(delta, read, n, C)"))
-    for head, calls in (
-        ("activate(kind, z, a, n, C)", forward),
-        ("derive(kind, delta, read, n, C)", back),
-    ):
-        lines = [f"    if kind == {kind}:\n        {call}" for kind, call in calls] or ["    pass"]
-        yield _jit("\n".join([f"def {head}:", *lines]))
+        if activation.elementwise and (keeps_z or not activation.linear):
+            places = {"z": "_z", "out": "_a" if keeps_z else "_z"}
+            loop = to_loop(activation.forward, constants, places)
+            lines += _under(f"_kind == {kind}", loop)
+    return lines
 
 
-def _output(model: Model, constants: Constants) -> Iterator[str]:
-    """Print the loss and the output's delta."""
-    pair = model.pair
-    head = "def output_terms(o, z, y, terms, row, m, k, C):\n"
-    if pair.loss is None:
-        yield f"{head}    cross_entropy(z, y, numbers(row), terms, m, k)\n    return 1"
-    else:
-        yield to_loop(pair.loss, "loss_terms", constants)
-        call = "loss_terms(numbers(o), numbers(z), numbers(y), numbers(terms), m * k, C)"
-        yield f"{head}    {call}\n    return m"
-    head = "def output_delta(o, z, y, factor, out, row, m, k, C):\n"
-    if pair.delta is None:
-        yield f"{head}    softmax_delta(o, y, factor, numbers(row), out, m, k)"
-    else:
-        yield to_loop(pair.delta, "loss_delta", constants)
-        call = "loss_delta(numbers(o), numbers(z), numbers(y), numbers(out), factor, m * k, C)"
-        yield f"{head}    {call}"
+def _derive(kinds: _Kinds, constants: Constants) -> list[str]:
+    """Print ``delta * f'`` of every kind of layer, in place."""
+    lines = []
+    for (activation, _), kind in kinds.items():
+        if activation.elementwise and not activation.linear:
+            places = {"delta": "_delta", activation.reads: "_read", "out": "_delta"}
+            lines += _under(f"_kind == {kind}", to_loop(activation.delta, constants, places))
+    return lines
 
 
-def _optimizer(optimizer: Optimizer, constants: Constants) -> Iterator[str]:
+def _output(model: Model, constants: Constants) -> dict[str, list[str]]:
+    """Print the loss and the output's delta, where they are no matter of whole rows."""
+    pair, places = model.pair, {"o": "_o", "z": "_z", "y": "_y", "out": "_out"}
+    terms = to_loop(pair.loss, constants, places) if pair.loss else []
+    factor = {"scale": "numbers(_factor)[0]"}
+    delta = to_loop(pair.delta, constants, places, factor) if pair.delta else []
+    return {"loss_terms": terms, "loss_delta": delta}
+
+
+def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str]]:
     """Print penalty, decay and step."""
-    lines = ["def penalize(w, g, n, C):"]
+    penalty: list[str] = []
     if optimizer.penalty is not None:
-        yield to_loop(optimizer.penalty, "penalty", constants)
-        lines.append("    penalty(w, g, n, C)")
-    yield "\n".join([*lines, "    return"])
-    lines = ["def decay(w, trainable, rate, n, C):"]
+        penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"})
+    decay: list[str] = []
     if optimizer.weight_decay:
-        yield to_loop(optimizer.decay, "decay_all", constants)
-        yield to_loop(optimizer.masked_decay, "decay_some", constants)
-        lines.append("    if trainable == 0:\n        decay_all(w, rate, n, C)")
-        lines.append("    else:\n        decay_some(numbers(trainable), w, rate, n, C)")
-    yield "\n".join([*lines, "    return"])
+        rate = {"rate": "numbers(_scalars)[1]"}
+        decay = _under("_trainable == 0", to_loop(optimizer.decay, constants, {"w": "_w"}, rate))
+        places = {"trainable": "_trainable", "w": "_w"}
+        masked = to_loop(optimizer.masked_decay, constants, places, rate)
+        decay += _under("_trainable != 0", masked)
     expression = optimizer.expression
-    yield to_loop(expression, "move", constants)
-    given = ["g", "w", *(f"numbers(slots[{i}])" for i in range(len(expression.outputs) - 1))]
-    given += [f"scalars[{i + 2}]" for i in range(len(expression.scalars))]
-    yield f"def step(w, g, slots, scalars, n, C):\n    move({', '.join([*given, 'n', 'C'])})"
+    w, *slots = expression.outputs
+    scalars = {
+        name: f"numbers(_scalars)[{N_SCALARS + i}]" for i, name in enumerate(expression.scalars)
+    }
+    places = {"g": "_g", w: "_w", **{name: f"_slot{i}" for i, name in enumerate(slots)}}
+    step = [f"_slot{i} = codes(_slots)[{i}]" for i in range(len(slots))]
+    step += to_loop(expression, constants, places, scalars)
+    return {"penalize": penalty, "decay": decay, "step": step}
 
 
 def _functions(module: ModuleType) -> Iterator[str]:
@@ -148,6 +177,3 @@ def _entry() -> str:
     lines = ["def entry(run):", "    r = codes(run)", f"    train({', '.join(values)})"]
     decorator = '@njit("void(int64)", cache=True, nogil=True, error_model="numpy")'
     return "\n".join([decorator, *lines])
-
-
-Entry = Callable[[int], None]

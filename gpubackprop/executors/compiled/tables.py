@@ -86,6 +86,7 @@ class Workspace:
             "row": self._place(1, n_rows),
             "rows_buffer": self._hold(np.empty(n_rows, np.int32)),
             "chunk": n_rows,
+            "rows_wise": 0 if model.activations[-1].elementwise else 2 - (model.pair.loss is None),
             "size": model.layout.size,
             "n_weights": model.layout.n_weights,
         }
