@@ -10,7 +10,7 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import blas, cache
-from gpubackprop.executors.compiled.source import FORMULAS, write_formulas, write_loop
+from gpubackprop.executors.compiled.source import FORMULAS, KERNELS, write_formulas, write_loop
 from gpubackprop.executors.compiled.tables import (
     Workspace, pack, parameter_tables, piece_rows, position,
 )  # fmt: skip
@@ -27,10 +27,11 @@ class Compiled:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._program = write_formulas(job.model, job.optimizer)
-        self._entry = cache.load(write_loop(job.model.dtype)).entry
+        loop = cache.load(write_loop(job.model.dtype))
+        self._entry = loop.entry
+        self._kernels = np.array([getattr(loop, name).address for name in KERNELS], np.int64)
         formulas = cache.load(self._program.text)
         self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
-        self._factor = np.zeros(1, job.model.dtype)
         self._gemm = blas.gemm(job.model.dtype)
         self._gather = Gather(job.model, job.backend)
         self._workspace: Workspace | None = None
@@ -89,7 +90,7 @@ class Compiled:
         self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
         return {
             **self._workspace.fixed, **self._formulas,
-            "factor": position(self._factor), "factor_at": position(self._factor),
+            "K": position(self._kernels), "clips": int(job.optimizer.clip_norm is not None),
             **{name: position(table) for name, table in self._tables.items()},
             "whole": 0, "first": 0, "last": 1,
             "plain": int(is_plain(job.optimizer) and state.trainable is None),

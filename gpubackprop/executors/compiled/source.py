@@ -1,6 +1,7 @@
 """Writes the module that Numba compiles for a kind of job: loops as they are, formulas printed."""
 
 import ast
+import copy
 import functools
 import inspect
 from collections.abc import Iterator
@@ -16,11 +17,35 @@ from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 
-#: What the compiled function reads from its one argument, an array of int64, in this order.
-PARAMETERS = dict(inspect.signature(loop.train).parameters)
+#: Integers that are passed to what is called by its address.
+N_ARGUMENTS = 7
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 
 
+def _definitions(module: ModuleType) -> list[ast.FunctionDef]:
+    """Return the functions of one of our modules, without docstrings."""
+    parsed = ast.parse(inspect.getsource(module)).body
+    found = [node for node in parsed if isinstance(node, ast.FunctionDef)]
+    for node in found:
+        node.body = node.body[1:]
+    return found
+
+
+def _names(node: ast.FunctionDef) -> tuple[str, ...]:
+    return tuple(one.arg for one in node.args.args)
+
+
+#: Arguments and statements of the functions of `kernels`, by name.
+KERNELS = {
+    node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
+    for node in _definitions(kernels)
+}
+_LOOP = _definitions(loop)
+#: What the compiled function reads from its one argument, an array of int64, in this order, and
+#: what it makes of each.
+PARAMETERS = {
+    one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in _LOOP[-1].args.args
+}
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
 #: arguments are int64, most of them positions.
 FORMULAS = {
@@ -57,9 +82,9 @@ class Program:
 @functools.lru_cache(maxsize=2)
 def write_loop(dtype: np.dtype) -> str:
     """Write the module of the loops, which are the same for every job of a dtype."""
-    exp_all = "def exp_all(x, out, n):\n    for i in range(n):\n        out[i] = exp(x[i])"
-    parts = [header(dtype.name), _jit(print_mix()), _jit(exp_all)]
-    return _join([*parts, *_functions(kernels), *_functions(loop), _entry()])
+    parts = [header(dtype.name), f"@fast\n{print_mix()}"]
+    parts += [_callable(name, names, body) for name, (names, body) in KERNELS.items()]
+    return _join([*parts, *_loop_functions(), _entry()])
 
 
 def write_formulas(model: Model, optimizer: Optimizer) -> Program:
@@ -76,7 +101,7 @@ def write_formulas(model: Model, optimizer: Optimizer) -> Program:
         **_output(model, constants),
         **_optimizer(optimizer, constants),
     }
-    parts = [_callable(name, bodies[name]) for name in FORMULAS]
+    parts = [_callable(name, names, bodies[name]) for name, names in FORMULAS.items()]
     return Program(_join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
 
 
@@ -84,13 +109,8 @@ def _join(parts: list[str]) -> str:
     return "\n\n\n".join(parts) + "\n"
 
 
-def _jit(function: str) -> str:
-    return f"@fast\n{function}"
-
-
-def _callable(name: str, body: list[str]) -> str:
+def _callable(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
     """Print a function that has an address."""
-    arguments = FORMULAS[name]
     signature = f"void({', '.join(['int64'] * len(arguments))})"
     options = f'cache=True, error_model="numpy", fastmath={FLAGS}'
     head = f'@cfunc("{signature}", {options})\ndef {name}({", ".join(arguments)}):'
@@ -157,22 +177,33 @@ def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str
     return {"penalize": penalty, "decay": decay, "step": step}
 
 
-def _functions(module: ModuleType) -> Iterator[str]:
-    """Return the functions of one of our modules, without docstrings and annotations."""
-    for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-            for argument in node.args.args:
-                argument.annotation = None
-            node.body = node.body[1:]
-            yield _jit(ast.unparse(node))
+class _ByAddress(ast.NodeTransformer):
+    """Turns a call of a kernel into one by its address."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in KERNELS:
+            return node
+        given = ", ".join(ast.unparse(argument) for argument in node.args)
+        padding = ", 0" * (N_ARGUMENTS - len(node.args))
+        place = list(KERNELS).index(name)
+        return ast.parse(f"call(K[{place}], {given}{padding})", mode="eval").body
+
+
+def _loop_functions() -> Iterator[str]:
+    """Print the functions of `loop`, without annotations."""
+    for node in _LOOP:
+        changed = _ByAddress().visit(copy.deepcopy(node))
+        body = "\n".join(map(ast.unparse, changed.body)).replace("\n", "\n    ")
+        yield f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}"
 
 
 def _entry() -> str:
     """Print the function that Python calls: it reads `PARAMETERS` and trains."""
     values = []
-    for i, parameter in enumerate(PARAMETERS.values()):
-        pointer = _POINTERS.get(parameter.annotation)
+    for i, annotation in enumerate(PARAMETERS.values()):
+        pointer = _POINTERS.get(annotation)
         values.append(f"{pointer}(r[{i}])" if pointer else f"r[{i}]")
     lines = ["def entry(run):", "    r = codes(run)", f"    train({', '.join(values)})"]
     decorator = '@njit("void(int64)", cache=True, nogil=True, error_model="numpy")'

@@ -24,7 +24,14 @@ def piece_rows(model: Model) -> int:
     """Return how many rows of a batch go through the network at once: a power of two."""
     row = (sum(model.sizes) + 2 * sum(model.sizes[1:])) * model.dtype.itemsize
     low, high = PIECE_ROWS
-    return max(low, min(high, 1 << (PIECE_BYTES // row).bit_length() - 1 if row < PIECE_BYTES else 1))
+    return max(low, min(high, 1 << max(PIECE_BYTES // row, 1).bit_length() - 1))
+
+
+def rows_wise(model: Model) -> int:
+    """Return what the loop does with whole rows: 1 softmax with cross_entropy, 2 softmax, else 0."""
+    if model.activations[-1].elementwise:
+        return 0
+    return 1 if model.pair.loss is None else 2
 
 
 def position(array: np.ndarray | None) -> int:
@@ -86,7 +93,8 @@ class Workspace:
             "row": self._place(1, n_rows),
             "rows_buffer": self._hold(np.empty(n_rows, np.int32)),
             "chunk": n_rows,
-            "rows_wise": 0 if model.activations[-1].elementwise else 2 - (model.pair.loss is None),
+            "rows_wise": rows_wise(model),
+            "factors": self._numbers([0.0, 0.0, 0.0]),
             "size": model.layout.size,
             "n_weights": model.layout.n_weights,
         }
