@@ -44,6 +44,10 @@ class Job:
         Whether the samples have weights.
     dropout_seed : int
         Of the dropout masks.
+    n_samples : int, optional
+        Rows of an epoch; None where that is not known.
+    epochs : int, optional
+        How many there are to be at most.
     """
 
     model: Model
@@ -52,6 +56,8 @@ class Job:
     batch_size: int | None
     weighted: bool
     dropout_seed: int
+    n_samples: int | None = None
+    epochs: int = 1
 
 
 class Tally:

@@ -1,8 +1,8 @@
 """The loops of the compiled executor: `source.py` copies them into a module that Numba compiles.
 
-They are never called from Python. Every argument is an int64: counts, and positions of arrays, which
-are addresses divided by the size of an element; ``numbers(position)`` makes a pointer. So nothing is
-counted, sliced or checked in a loop, and each function can be called by its address.
+They are never called from Python. Every argument is an int64: counts, and positions of arrays,
+which are addresses divided by the size of an element; ``numbers(position)`` makes a pointer. So
+nothing is counted, sliced or checked in a loop, and each function can be called by its address.
 
 That matters: code that Numba links into a caller goes through LLVM's loop passes again, and these
 broke vectorised loops of short vectors (LLVM 20, unswitching). So no loop here calls another loop,
@@ -17,15 +17,15 @@ No loop may hide a NaN: every comparison is written so that NaN takes the branch
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    T: Any  # the arrays' dtype
-    numbers: Any  # position -> pointer to T
-    doubles: Any  # to float64
-    codes: Any  # to int64
-    rows_at: Any  # to int32
-    exp: Any
-    log: Any
-    sqrt: Any
-    mix: Any
+    T: Any = None  # the arrays' dtype
+    numbers: Any = None  # position -> pointer to T
+    doubles: Any = None  # to float64
+    codes: Any = None  # to int64
+    rows_at: Any = None  # to int32
+    exp: Any = None
+    log: Any = None
+    sqrt: Any = None
+    mix: Any = None
 
 
 def count(first: int, out: int, n: int) -> None:
@@ -287,7 +287,7 @@ def cross_entropy(shifted: int, y: int, row: int, terms: int, m: int, k: int) ->
 
 
 def softmax_delta(o: int, y: int, factor: int, row: int, out: int, m: int, k: int) -> None:
-    """Write ``o * (e - sum(e * o))`` with ``e = _factor * (o - y)``: squared loss behind softmax."""
+    """Write ``o * (e - sum(e * o))`` with ``e = factor * (o - y)``: softmax, squared loss."""
     _row, _factor = numbers(row), numbers(factor)[0]
     for i in range(k):
         _row[i] = T(0)
@@ -303,9 +303,7 @@ def softmax_delta(o: int, y: int, factor: int, row: int, out: int, m: int, k: in
             d[i] = a[i] * (d[i] - _row[i])
 
 
-def dropout_mask(
-    key: int, threshold: int, keep: int, first: int, out: int, m: int, k: int
-) -> None:
+def dropout_mask(key: int, threshold: int, keep: int, first: int, out: int, m: int, k: int) -> None:
     """Write a number where an output is kept, else 0; `first` is the batch's row of column 0."""
     kept = numbers(keep)[0]
     for j in range(m):

@@ -8,22 +8,41 @@ function of `kernels` becomes a call by its address, which is in K.
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubackprop.executors.compiled.kernels import (
-    add_total, back_and_update, bias_gradient, clip, count, cross_entropy, dropout_mask, gather,
-    gather_columns, matrix_vector, multiply, one_hot, outer, small_back, small_forward,
-    small_gradient, softmax, softmax_delta, start_with_bias, update_outer, vector_matrix, weigh,
+    add_total,
+    back_and_update,
+    bias_gradient,
+    clip,
+    count,
+    cross_entropy,
+    dropout_mask,
+    gather,
+    gather_columns,
+    matrix_vector,
+    multiply,
+    one_hot,
+    outer,
+    small_back,
+    small_forward,
+    small_gradient,
+    softmax,
+    softmax_delta,
+    start_with_bias,
+    update_outer,
+    vector_matrix,
+    weigh,
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    T: Any
-    numbers: Any
-    doubles: Any
-    rows_at: Any
-    gemm: Any  # address of BLAS's gemm, then its arguments by value
-    mix: Any
-    is_finite: Any
-    call: Any  # the address of one of `source.FORMULAS`, then seven integers
-    NO: Any
-    YES: Any
+    T: Any = None
+    numbers: Any = None
+    doubles: Any = None
+    rows_at: Any = None
+    gemm: Any = None  # address of BLAS's gemm, then its arguments by value
+    mix: Any = None
+    is_finite: Any = None
+    call: Any = None  # the address of one of `source.FORMULAS`, then seven integers
+    NO: Any = None
+    YES: Any = None
 
 Ints: TypeAlias = Any
 Numbers: TypeAlias = Any

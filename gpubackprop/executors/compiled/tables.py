@@ -14,29 +14,31 @@ from gpubackprop.model import Model
 
 #: Layers of at most this many weights are done by loops of ours: BLAS would take longer to begin.
 SMALL_LAYER = 256
-#: Bytes of the workspace of the rows that go through the network at once: it stays in the cache.
-PIECE_BYTES = 1 << 21
-#: Rows that go through the network at once, at least and at most.
-PIECE_ROWS = (64, 512)
+#: Rows that go through the network at once. OpenBLAS is quick with a first layer of few units where
+#: there are few rows; where W is larger than the cache, each of its readings should serve many.
+PIECE, NARROW_PIECE, WIDE_PIECE = 512, 32, 2048
+NARROW_UNITS, WIDE_WEIGHTS = 64, 1 << 20
 
 
 def piece_rows(model: Model) -> int:
     """Return how many rows of a batch go through the network at once: a power of two."""
-    row = (sum(model.sizes) + 2 * sum(model.sizes[1:])) * model.dtype.itemsize
-    low, high = PIECE_ROWS
-    return max(low, min(high, 1 << max(PIECE_BYTES // row, 1).bit_length() - 1))
-
-
-def rows_wise(model: Model) -> int:
-    """Return what the loop does with whole rows: 1 softmax with cross_entropy, 2 softmax, else 0."""
-    if model.activations[-1].elementwise:
-        return 0
-    return 1 if model.pair.loss is None else 2
+    n_weights = [m * n for m, n in model.layout.shapes]
+    if max(n_weights) > WIDE_WEIGHTS:
+        return WIDE_PIECE
+    narrow = model.sizes[1] <= NARROW_UNITS and n_weights[0] > SMALL_LAYER
+    return NARROW_PIECE if narrow else PIECE
 
 
 def position(array: np.ndarray | None) -> int:
     """Return where an array begins; 0 for None."""
     return 0 if array is None else int(array.ctypes.data) // array.itemsize
+
+
+def rows_wise(model: Model) -> int:
+    """Return what is done with whole rows: 1 softmax with cross_entropy, 2 softmax, else 0."""
+    if model.activations[-1].elementwise:
+        return 0
+    return 1 if model.pair.loss is None else 2
 
 
 class Workspace:
