@@ -172,6 +172,27 @@ class Source:
             views.append(view)
         return views[0], views[1], views[2]
 
+    def in_place(self) -> tuple[Array, Array, Array | None] | None:
+        """Return X, Y and the weights themselves, for code that gathers rows on its own.
+
+        Returns
+        -------
+        (X, Y, w) or None
+            Not to be written to. X and w are C-contiguous and of the model's dtype. Y is so too,
+            or holds class numbers, as C-contiguous int64 (a copy, if need be). None if X, w or
+            targets that are no class numbers would have to be copied, are on a device, or are a
+            memory map, whose values are checked as they are read.
+        """
+        X, Y, w = self._X, self._Y, self._w
+        if self.streamed or not self._backend.host or Y is None or not X.direct:
+            return None
+        if not Y.direct and not isinstance(Y, Labels):
+            return None
+        targets = Y.array
+        if isinstance(Y, Labels):
+            targets = np.ascontiguousarray(targets, CODES)
+        return X.array, targets, None if w is None else w.array
+
 
 class _Columns(NamedTuple):
     """The three arguments, checked."""

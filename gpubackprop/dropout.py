@@ -37,7 +37,12 @@ def key(seed: int, layer: int, step: int) -> int:
     step : int
         Updates done before this one.
     """
-    return mix(mix(mix(seed & _WORD) ^ layer) ^ step & _WORD)
+    return mix(layer_key(seed, layer) ^ step & _WORD)
+
+
+def layer_key(seed: int, layer: int) -> int:
+    """Return what `key` mixes with the step: the part that stays while a network trains."""
+    return mix(mix(seed & _WORD) ^ layer)
 
 
 def threshold(p: float) -> int:

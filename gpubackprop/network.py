@@ -232,7 +232,10 @@ class Network:
             size = arguments.batch_size(batch_size, rows.n_samples)
             arguments.check_batch_only(chosen, size, rows.n_samples)
             weighted = isinstance(rows, Source) and rows.weighted
-            job = Job(self.model, self.backend, chosen, size, weighted, self._dropout_seed)
+            job = Job(
+                self.model, self.backend, chosen, size, weighted, self._dropout_seed,
+                n_samples=rows.n_samples, epochs=n_epochs,
+            )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())
             trainer = Trainer(

@@ -48,6 +48,10 @@ class Job:
     penalised : bool
         Whether the optimiser's penalties are divided by each batch's sum of weights and are part of
         the loss that is tallied, as scikit-learn has it.
+    n_samples : int, optional
+        Rows of an epoch; None where that is not known.
+    epochs : int, optional
+        How many there are to be at most.
     """
 
     model: Model
@@ -57,6 +61,8 @@ class Job:
     weighted: bool
     dropout_seed: int
     penalised: bool = False
+    n_samples: int | None = None
+    epochs: int = 1
 
 
 class Tally:

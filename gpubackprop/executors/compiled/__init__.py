@@ -1,0 +1,39 @@
+"""The compiled executor, on NumPy arrays. Numba is not imported before it is used."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpubackprop import activations, losses
+from gpubackprop.executors.compiled import cache
+from gpubackprop.executors.compiled.executor import Compiled
+from gpubackprop.executors.compiled.source import write_formulas, write_loop
+from gpubackprop.model import Model
+from gpubackprop.optimizers import SGD, Adam, AdamW
+
+__all__ = ["Compiled", "warm"]
+
+
+def warm() -> Iterator[str]:
+    """Compile what most jobs use into the cache, a name of each as it is done.
+
+    Yields
+    ------
+    str
+        Such as "float32 sigmoid softmax cross_entropy Adam".
+    """
+    outputs = ("sigmoid", "log_loss"), ("softmax", "cross_entropy"), ("identity", "squared")
+    optimizers = SGD(0.1), SGD(0.1, momentum=0.9), Adam(), AdamW()
+    for dtype in ("float32", "float64"):
+        cache.load(write_loop(np.dtype(dtype)))
+        yield f"{dtype} loops"
+        for hidden, (output, loss), optimizer in itertools.product(
+            ("sigmoid", "tanh", "relu"), outputs, optimizers
+        ):
+            activations_of = activations.get(hidden), activations.get(output)
+            model = Model(
+                (2, 2, 2), activations_of, losses.get(loss), (True,) * 2, (0.0,), np.dtype(dtype)
+            )
+            cache.load(write_formulas(model, optimizer).text)
+            yield f"{dtype} {hidden} {output} {loss} {type(optimizer).__name__}"

@@ -1,0 +1,213 @@
+"""The compiled executor: a slice of an epoch is one call of a function that Numba compiled."""
+
+import math
+
+import numpy as np
+
+from gpubackprop import backprop
+from gpubackprop.backprop import State
+from gpubackprop.buffers import Parameters
+from gpubackprop.data import Source
+from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
+from gpubackprop.executors.compiled import blas, cache
+from gpubackprop.executors.compiled.source import FORMULAS, KERNELS, write_formulas, write_loop
+from gpubackprop.executors.compiled.tables import (
+    Workspace,
+    pack,
+    parameter_tables,
+    piece_rows,
+    position,
+)  # fmt: skip
+from gpubackprop.gather import Gather
+from gpubackprop.optimizers import SGD, Optimizer
+from gpubackprop.types import Array
+
+#: What compiling took on one core of a Xeon of 2023, with the loops of a dtype or the formulas of a
+#: network not in the cache yet.
+LOOP_SECONDS, FORMULAS_SECONDS = 12.0, 1.0
+
+
+class Compiled:
+    """See `gpubackprop.executors.base.Executor`."""
+
+    name = "compiled"
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._program = write_formulas(job.model, job.optimizer)
+        loop = cache.load(write_loop(job.model.dtype))
+        self._entry = loop.entry
+        self._kernels = np.array([getattr(loop, name).address for name in KERNELS], np.int64)
+        formulas = cache.load(self._program.text)
+        self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
+        self._gemm = blas.gemm(job.model.dtype)
+        self._gather = Gather(job.model, job.backend)
+        self._workspace: Workspace | None = None
+        self._data = _Data()
+        self._value, self._sums = np.zeros(1), np.zeros(2)
+        limit = job.optimizer.clip_norm
+        self._limit = np.array([limit or 0.0], job.model.dtype)
+
+    @staticmethod
+    def seconds_to_begin(job: Job) -> float:
+        """Return about how long it takes until the first batch: what is not cached is compiled."""
+        parts = (
+            (write_loop(job.model.dtype), LOOP_SECONDS),
+            (
+                write_formulas(job.model, job.optimizer).text,
+                FORMULAS_SECONDS,
+            ),
+        )
+        return sum(seconds for text, seconds in parts if not cache.is_ready(text))
+
+    @staticmethod
+    def refusal(job: Job) -> str | None:
+        """Return why this job cannot be done, in words; None if it can."""
+        if job.backend.name != "numpy":
+            return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
+        if job.penalised:
+            return "penalties that are divided by each batch's weights are not written for it yet"
+        if job.optimizer.expression.arguments != ("g",):
+            return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
+        return blas.problem()
+
+    def run(
+        self,
+        source: Source,
+        order: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        tally: Tally,
+    ) -> None:
+        """Train on one slice of an epoch; see `Executor.run`."""
+        self._sums[0], self._sums[1] = tally.total[0], tally.first_bad[0]
+        whole = self._whole(batch_size, parameters, state)
+        data = self._data.of(source)
+        if data is not None and (order is None or order.dtype == np.int32):
+            whole |= data
+            whole["order"] = position(order)
+            self._call(whole, start, stop, batch_size, state, progress)
+        elif batch_size > backprop.SLICE:
+            for s in range(start, stop, batch_size):
+                n = min(batch_size, stop - s)
+                self._large_batch(whole, source, order, s, n, state, progress)
+        else:
+            block = batch_size * batches_per_block(self.job.model, batch_size)
+            for s in range(start, stop, block):
+                n = min(block, stop - s)
+                whole |= self._gathered(source, order, s, s + n)
+                self._call(whole, 0, n, batch_size, state, progress)
+        tally.total[0], tally.first_bad[0] = self._sums
+
+    def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
+        """Return the arguments that do not change within a slice of an epoch."""
+        job, n_rows = self.job, min(batch_size, piece_rows(self.job.model))
+        if self._workspace is None or self._workspace.n_rows != n_rows:
+            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
+        self._tables = parameter_tables(parameters, state.gradient)
+        self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
+        return {
+            **self._workspace.fixed, **self._formulas,
+            "K": position(self._kernels), "clips": int(job.optimizer.clip_norm is not None),
+            **{name: position(table) for name, table in self._tables.items()},
+            "whole": 0, "first": 0, "last": 1,
+            "plain": int(is_plain(job.optimizer) and state.trainable is None),
+            "value": position(self._value), "sums": position(self._sums),
+            "f": self._gemm, "limit": position(self._limit),
+            "flat": position(parameters.flat), "g": position(state.gradient.flat),
+            "trainable": position(state.trainable),
+        }  # fmt: skip
+
+    def _call(
+        self,
+        whole: dict[str, int],
+        start: int,
+        stop: int,
+        batch_size: int,
+        state: State,
+        progress: Progress,
+    ) -> None:
+        """Run the compiled loop and move on."""
+        n = math.ceil((stop - start) / batch_size)
+        scalars = self._scalars(n, state, progress)
+        run = pack(whole | {
+            "start": start, "stop": stop, "batch_size": batch_size,
+            "scalars": position(scalars), "scalars_step": scalars.shape[1] * (len(scalars) > 1),
+            "steps": progress.steps, "batch": progress.batch,
+        })  # fmt: skip
+        self._entry(run.ctypes.data // run.itemsize)
+        if whole["last"]:
+            state.updates += n
+            progress.batch += n
+            progress.steps += n
+
+    def _large_batch(
+        self,
+        whole: dict[str, int],
+        source: Source,
+        order: Array | None,
+        start: int,
+        n: int,
+        state: State,
+        progress: Progress,
+    ) -> None:
+        """Do one batch whose rows are gathered in several blocks."""
+        for first in range(0, n, backprop.SLICE):
+            k = min(backprop.SLICE, n - first)
+            data = self._gathered(source, order, start + first, start + first + k)
+            part = {"whole": n, "first": first, "last": int(first + k == n)}
+            self._call(whole | data | part, 0, k, k, state, progress)
+
+    def _gathered(
+        self, source: Source, order: Array | None, start: int, stop: int
+    ) -> dict[str, int]:
+        X, Y, w = self._block = self._gather.rows(source, order, start, stop)
+        return {
+            "X": position(X), "Y": position(Y), "w": position(w),
+            "labels": 0, "coded": 0, "order": 0,
+        }  # fmt: skip
+
+    def _scalars(self, n: int, state: State, progress: Progress) -> np.ndarray:
+        """Return the numbers of each of n updates; of one, if they are all the same."""
+        optimizer, rows = self.job.optimizer, []
+        same = type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
+        for i in range(1 if same and not optimizer.schedule.per_update else n):
+            rate = progress.learning_rate(progress.batch + i)
+            scalars = optimizer.scalars(state.updates + 1 + i, rate)
+            rows.append((rate, rate * optimizer.weight_decay, *scalars))
+        return np.array(rows).astype(self.job.model.dtype)
+
+
+class _Data:
+    """Where a source's arrays are, if they can be read in place; remembered for one source."""
+
+    def __init__(self) -> None:
+        self._source: Source | None = None
+        self._found: dict[str, int] | None = None
+
+    def of(self, source: Source) -> dict[str, int] | None:
+        if source is not self._source:
+            self._source, self._found = source, None
+            arrays = source.in_place()
+            if arrays is not None:
+                self._arrays = X, Y, w = arrays
+                coded = Y.ndim == 1 and Y.dtype == np.int64
+                self._found = {
+                    "X": position(X), "w": position(w), "coded": int(coded),
+                    "Y": 0 if coded else position(Y), "labels": position(Y) if coded else 0,
+                }  # fmt: skip
+        return self._found
+
+
+def is_plain(optimizer: Optimizer) -> bool:
+    """Tell whether an update is ``w - learning_rate * g`` and nothing else, so that it can be part
+    of the product that computes g.
+    """
+    extras = optimizer.penalty, optimizer.clip_norm, optimizer.weight_decay or None
+    plain = SGD().expression
+    same = optimizer.expression.key == plain.key
+    return same and type(optimizer).scalars is Optimizer.scalars and extras == (None, None, None)

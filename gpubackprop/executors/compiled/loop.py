@@ -1,0 +1,242 @@
+"""The loop over batches, which `source.py` copies into the module that Numba compiles.
+
+Like `kernels`, never called from Python, and made of positions. Parameters annotated as `Ints`,
+`Numbers` or `Doubles` are pointers: columns of the table of layers, for instance. A call of a
+function of `kernels` becomes a call by its address, which is in K.
+"""
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gpubackprop.executors.compiled.kernels import (
+    add_total,
+    back_and_update,
+    bias_gradient,
+    clip,
+    count,
+    cross_entropy,
+    dropout_mask,
+    gather,
+    gather_columns,
+    matrix_vector,
+    multiply,
+    one_hot,
+    outer,
+    small_back,
+    small_forward,
+    small_gradient,
+    softmax,
+    softmax_delta,
+    start_with_bias,
+    update_outer,
+    vector_matrix,
+    weigh,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    T: Any = None
+    numbers: Any = None
+    doubles: Any = None
+    rows_at: Any = None
+    gemm: Any = None  # address of BLAS's gemm, then its arguments by value
+    mix: Any = None
+    is_finite: Any = None
+    call: Any = None  # the address of one of `source.FORMULAS`, then seven integers
+    NO: Any = None
+    YES: Any = None
+
+Ints: TypeAlias = Any
+Numbers: TypeAlias = Any
+Doubles: TypeAlias = Any
+
+
+def read_inputs(
+    K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int, small: int
+) -> int:
+    """Return where k samples' inputs are: rows of X itself where that will do."""
+    if k == 1:
+        return X + rows_at(rows)[0] * n  # type: ignore[no-any-return]
+    if small:
+        gather_columns(X, rows, buffer, n, k)
+        return buffer
+    if order == 0:
+        return X + s * n
+    gather(X, rows, buffer, n, k)
+    return buffer
+
+
+def read_targets(
+    K: Ints, Y: int, labels: int, coded: int, rows: int, buffer: int, n: int, k: int
+) -> int:
+    """Return where k samples' targets are."""
+    if coded:
+        one_hot(labels, rows, buffer, n, k)
+        return buffer
+    if k == 1:
+        return Y + rows_at(rows)[0] * n  # type: ignore[no-any-return]
+    gather_columns(Y, rows, buffer, n, k)
+    return buffer
+
+
+def forward(
+    K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
+    mask: Ints, kind: Ints, small: Ints, threshold: Ints, key: Ints, keep: int, f: int,
+    activate: int, rows_wise: int, C: int, x: int, row: int, step_number: int, first: int, k: int,
+    single: int,
+) -> None:  # fmt: skip
+    """Pass k samples through the network."""
+    for l in range(n_layers):
+        m, n = n_out[l], n_in[l]
+        start_with_bias(b[l], z[l], m, k)
+        if single:
+            matrix_vector(W[l], x, z[l], m, n)
+        elif l == 0 and (k == 1 or small[0] == 0):  # x has the samples as rows
+            gemm(f, YES, NO, k, m, n, T(1), x, n, W[l], n, T(1), z[l], k)
+        elif small[l]:
+            small_forward(W[l], x, z[l], m, n, k)
+        else:
+            gemm(f, NO, NO, k, m, n, T(1), x, k, W[l], n, T(1), z[l], k)
+        if rows_wise and l == n_layers - 1:
+            softmax(z[l], a[l], row, m, k)
+        else:
+            call(activate, kind[l], z[l], a[l], m * k, C, 0, 0)
+        x = a[l]
+        if threshold[l] > 0:
+            layer_key = mix(key[l] ^ (step_number & 0xFFFFFFFF))
+            dropout_mask(layer_key, threshold[l], keep + l, first, mask[l], m, k)
+            multiply(a[l], mask[l], h[l], m * k)
+            x = h[l]
+
+
+def backward(
+    K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints,
+    h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, small: Ints, threshold: Ints,
+    f: int, derive: int, C: int, x0: int, k: int, single: int, fused: int, rate: int, factors: int,
+) -> None:  # fmt: skip
+    """Carry the output's delta back; step W and b if fused, else write or add up dW and db."""
+    factor, kept = numbers(factors)[0], numbers(factors)[1]
+    for i in range(n_layers):
+        l = n_layers - 1 - i
+        m, n, d = n_out[l], n_in[l], delta[l]
+        x = x0 if l == 0 else h[l - 1]
+        out = W[l] if fused else dW[l]
+        if single and fused and l > 0:
+            back_and_update(W[l], d, rate, x, delta[l - 1], m, n)
+        elif single:
+            if l > 0:
+                vector_matrix(W[l], d, delta[l - 1], m, n)
+            if fused:
+                update_outer(out, d, rate, x, m, n)
+            else:
+                outer(d, x, out, m, n)
+        elif l == 0 and (k == 1 or small[0] == 0):
+            gemm(f, NO, NO, n, m, k, factor, x, n, d, k, kept, out, n)
+        elif small[l]:
+            if l > 0:
+                small_back(W[l], d, delta[l - 1], m, n, k)
+            small_gradient(d, x, out, factors, m, n, k)
+        else:
+            if l > 0:
+                gemm(f, NO, YES, k, n, m, T(1), d, k, W[l], n, T(0), delta[l - 1], k)
+            gemm(f, YES, NO, n, m, k, factor, x, k, d, k, kept, out, n)
+        if b[l] != 0:
+            bias_gradient(d, b[l] if fused else db[l], factors, m, k)
+        if l > 0:
+            if threshold[l - 1] > 0:
+                multiply(delta[l - 1], mask[l - 1], delta[l - 1], n * k)
+            call(derive, kind[l - 1], delta[l - 1], read[l - 1], n * k, C, 0, 0)
+
+
+def update(
+    K: Ints, penalize: int, decay: int, step: int, w: int, g: int, slots: int, trainable: int,
+    size: int, n_weights: int, clips: int, limit: int, scalars: int, C: int,
+) -> None:  # fmt: skip
+    """Let the optimiser move the parameters, in the order that `backprop.update` has."""
+    call(penalize, w, g, n_weights, C, 0, 0, 0)
+    if trainable != 0:
+        multiply(g, trainable, g, size)
+    if clips:
+        clip(g, limit, size)
+    call(decay, w, trainable, scalars, n_weights, C, 0, 0)
+    call(step, w, g, slots, scalars, size, C, 0)
+
+
+def record(value: Doubles, batch: int, sums: Doubles) -> None:
+    """Add a batch's loss to the sum; remember the first batch whose loss is not finite."""
+    sums[0] += value[0]
+    if sums[1] < 0 and not is_finite(value[0]):
+        sums[1] = batch
+
+
+def train(
+    K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints, z: Ints,
+    a: Ints, h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, small: Ints,
+    threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
+    order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
+    chunk: int, X_buffer: int, Y_buffer: int, w_buffer: int, row: int, rows_buffer: int,
+    plain: int, scalars: int, scalars_step: int, steps: int, batch: int, value: int,
+    sums: Doubles, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
+    size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate: int, derive: int,
+    loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int,
+) -> None:  # fmt: skip
+    """Train on rows start..stop of an order, an update after each `batch_size` of them.
+
+    A batch that comes in several calls has `whole` rows in all, of which `first` came before;
+    `last` tells whether these are its last. `rows_wise` is 1 for softmax with cross_entropy, 2 for
+    softmax with another loss, else 0.
+    """
+    s, done, end = start, 0, n_layers - 1
+    o, zo, do, m = a[end], z[end], delta[end], n_out[end]
+    factor = numbers(factors)  # of dW, how much of dW is kept, 1 / batch_size
+    while s < stop:
+        n = min(batch_size, stop - s)
+        n_batch = n if whole == 0 else whole
+        single = n_batch == 1
+        fused = plain != 0 and n == n_batch and n <= chunk
+        sc = scalars + done * scalars_step
+        factor[2] = T(1.0 / n_batch)
+        if first == 0:
+            doubles(value)[0] = 0.0
+        for p in range(0, n, chunk):
+            k = min(chunk, n - p)
+            factor[0] = -numbers(sc)[0] if fused else T(1)
+            factor[1] = T(1) if fused or p + first > 0 else T(0)
+            rows = rows_buffer
+            if order != 0:
+                rows = order + s + p
+            else:
+                count(s + p, rows, k)
+            x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, small[0])
+            y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
+            forward(
+                K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, small, threshold, key, keep,
+                f, activate, rows_wise, C, x, row, steps + done, first + p, k, single,
+            )  # fmt: skip
+            n_terms = m
+            if rows_wise == 1:
+                cross_entropy(zo, y, row, do, m, k)
+                n_terms = 1
+            else:
+                call(loss_terms, o, zo, y, do, m * k, C, 0)
+            if w != 0:
+                gather_columns(w, rows, w_buffer, 1, k)
+                weigh(do, w_buffer, n_terms, k)
+            add_total(do, n_terms * k, value)
+            if rows_wise == 2:
+                softmax_delta(o, y, factors + 2, row, do, m, k)
+            else:
+                call(loss_delta, o, zo, y, do, factors + 2, m * k, C)
+            if w != 0:
+                weigh(do, w_buffer, m, k)
+            backward(
+                K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, small,
+                threshold, f, derive, C, x, k, single, fused, sc, factors,
+            )  # fmt: skip
+        if last:
+            record(doubles(value), batch + done, sums)
+            if not fused:
+                update(
+                    K, penalize, decay, step, flat, g, slots, trainable, size, n_weights, clips,
+                    limit, sc, C,
+                )  # fmt: skip
+            done += 1
+        s += n

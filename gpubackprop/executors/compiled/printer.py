@@ -1,0 +1,73 @@
+"""Prints an expression as a loop over elements for Numba, every number in the arrays' dtype."""
+
+from collections.abc import Mapping
+
+from gpubackprop import dropout
+from gpubackprop.expressions import Expression, Node, infix
+
+
+class Constants:
+    """Numbers that printed functions read at run time, so that no value needs code of its own.
+
+    Attributes
+    ----------
+    values : list of float
+    """
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def place(self, value: float) -> int:
+        """Add a number; returns where it is."""
+        self.values.append(value)
+        return len(self.values) - 1
+
+
+def to_scalar(node: Node) -> str:
+    """Print a formula in a type `T`."""
+    return infix(node, lambda x: f"T({x!r})", "({x} if {c} else {y})")
+
+
+def to_loop(
+    expression: Expression,
+    constants: Constants,
+    places: Mapping[str, str],
+    scalars: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Print an expression as lines of Python that run it over `_n` elements.
+
+    Parameters
+    ----------
+    expression : Expression
+    constants : Constants
+        Gets the expression's, which are read from the position `_C`.
+    places : mapping of str to str
+        By the name of each argument and output, the variable with its position, which begins with
+        an underscore, as no name in a formula does. One place for two names is one array.
+    scalars : mapping of str to str, optional
+        By the name of each scalar, an expression for it.
+    """
+    folded = expression.folded
+    lines = [f"_at{place} = numbers({place})" for place in dict.fromkeys(places.values())]
+    if folded.constants:
+        lines.append("_constants = numbers(_C)")
+    for name, value in folded.constants.items():
+        lines.append(f"{name} = _constants[{constants.place(value)}]")
+    lines += [f"{name} = {text}" for name, text in (scalars or {}).items()]
+    lines.append("for _i in range(_n):")
+    read = frozenset().union(*(node.names() for _, node in folded.statements))
+    begin = [name for name in places if name in read and name not in ("out",)]
+    lines += [f"    {name} = _at{places[name]}[_i]" for name in begin]
+    lines += [f"    {target} = {to_scalar(node)}" for target, node in folded.statements]
+    return [*lines, *(f"    _at{places[name]}[_i] = {name}" for name in expression.outputs)]
+
+
+def print_mix() -> str:
+    """Print `dropout.mix` on an int64: products wrap round, and the lowest 32 bits are kept."""
+    lines = ["def mix(x):"]
+    for step, constant in dropout.MIX:
+        if step == "xor_shift":
+            lines.append(f"    x = x ^ (x >> {constant})")
+        else:
+            lines.append(f"    x = (x * {constant}) & 0xFFFFFFFF")
+    return "\n".join([*lines, "    return x"])

@@ -1,0 +1,210 @@
+"""Writes the module that Numba compiles for a kind of job: loops as they are, formulas printed."""
+
+import ast
+import copy
+import functools
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from gpubackprop.activations import Activation
+from gpubackprop.executors.compiled import kernels, loop
+from gpubackprop.executors.compiled.header import FLAGS, header
+from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
+from gpubackprop.model import Model
+from gpubackprop.optimizers import Optimizer
+
+#: Integers that are passed to what is called by its address.
+N_ARGUMENTS = 7
+_POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
+
+
+def _definitions(module: ModuleType) -> list[ast.FunctionDef]:
+    """Return the functions of one of our modules, without docstrings."""
+    parsed = ast.parse(inspect.getsource(module)).body
+    found = [node for node in parsed if isinstance(node, ast.FunctionDef)]
+    for node in found:
+        node.body = node.body[1:]
+    return found
+
+
+def _names(node: ast.FunctionDef) -> tuple[str, ...]:
+    return tuple(one.arg for one in node.args.args)
+
+
+#: Arguments and statements of the functions of `kernels`, by name.
+KERNELS = {
+    node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
+    for node in _definitions(kernels)
+}
+_LOOP = _definitions(loop)
+#: What the compiled function reads from its one argument, an array of int64, in this order, and
+#: what it makes of each.
+PARAMETERS = {
+    one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in _LOOP[-1].args.args
+}
+#: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
+#: arguments are int64, most of them positions.
+FORMULAS = {
+    "activate": ("_kind", "_z", "_a", "_n", "_C"),
+    "derive": ("_kind", "_delta", "_read", "_n", "_C"),
+    "loss_terms": ("_o", "_z", "_y", "_out", "_n", "_C"),
+    "loss_delta": ("_o", "_z", "_y", "_out", "_factor", "_n", "_C"),
+    "penalize": ("_w", "_g", "_n", "_C"),
+    "decay": ("_w", "_trainable", "_scalars", "_n", "_C"),
+    "step": ("_w", "_g", "_slots", "_scalars", "_n", "_C"),
+}
+#: Columns of the scalars of an update before those that the optimiser names.
+N_SCALARS = 2
+
+
+@dataclass(frozen=True)
+class Program:
+    """The formulas of a kind of job as a module for Numba, and the numbers that they read.
+
+    Attributes
+    ----------
+    text : str
+        The same for all jobs that differ in sizes and numbers only.
+    constants : tuple of float
+    kinds : tuple of int
+        Of each layer, which of the printed activations it has.
+    """
+
+    text: str
+    constants: tuple[float, ...]
+    kinds: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=2)
+def write_loop(dtype: np.dtype) -> str:
+    """Write the module of the loops, which are the same for every job of a dtype."""
+    parts = [header(dtype.name), f"@fast\n{print_mix()}"]
+    parts += [_callable(name, names, body) for name, (names, body) in KERNELS.items()]
+    return _join([*parts, *_loop_functions(), _entry()])
+
+
+def write_formulas(model: Model, optimizer: Optimizer) -> Program:
+    """Write the module of the formulas of a network and an optimiser."""
+    constants = Constants()
+    kinds: dict[tuple[Activation, bool], int] = {}
+    of_layer = tuple(
+        kinds.setdefault(layer, len(kinds))
+        for layer in zip(model.activations, model.keeps_z, strict=True)
+    )
+    bodies = {
+        "activate": _activate(kinds, constants),
+        "derive": _derive(kinds, constants),
+        **_output(model, constants),
+        **_optimizer(optimizer, constants),
+    }
+    parts = [_callable(name, names, bodies[name]) for name, names in FORMULAS.items()]
+    return Program(_join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
+
+
+def _join(parts: list[str]) -> str:
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _callable(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
+    """Print a function that has an address."""
+    signature = f"void({', '.join(['int64'] * len(arguments))})"
+    options = f'cache=True, error_model="numpy", fastmath={FLAGS}'
+    head = f'@cfunc("{signature}", {options})\ndef {name}({", ".join(arguments)}):'
+    return "\n    ".join([head, *(body or ["pass"])])
+
+
+def _under(condition: str, lines: list[str]) -> list[str]:
+    return [f"if {condition}:", *(f"    {line}" for line in lines)]
+
+
+_Kinds = dict[tuple[Activation, bool], int]
+
+
+def _activate(kinds: _Kinds, constants: Constants) -> list[str]:
+    """Print f of every kind of layer: in place where z is not read again."""
+    lines = []
+    for (activation, keeps_z), kind in kinds.items():
+        if activation.elementwise and (keeps_z or not activation.linear):
+            places = {"z": "_z", "out": "_a" if keeps_z else "_z"}
+            loop = to_loop(activation.forward, constants, places)
+            lines += _under(f"_kind == {kind}", loop)
+    return lines
+
+
+def _derive(kinds: _Kinds, constants: Constants) -> list[str]:
+    """Print ``delta * f'`` of every kind of layer, in place."""
+    lines = []
+    for (activation, _), kind in kinds.items():
+        if activation.elementwise and not activation.linear:
+            places = {"delta": "_delta", activation.reads: "_read", "out": "_delta"}
+            lines += _under(f"_kind == {kind}", to_loop(activation.delta, constants, places))
+    return lines
+
+
+def _output(model: Model, constants: Constants) -> dict[str, list[str]]:
+    """Print the loss and the output's delta, where they are no matter of whole rows."""
+    pair, places = model.pair, {"o": "_o", "z": "_z", "y": "_y", "out": "_out"}
+    terms = to_loop(pair.loss, constants, places) if pair.loss else []
+    factor = {"scale": "numbers(_factor)[0]"}
+    delta = to_loop(pair.delta, constants, places, factor) if pair.delta else []
+    return {"loss_terms": terms, "loss_delta": delta}
+
+
+def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str]]:
+    """Print penalty, decay and step."""
+    penalty: list[str] = []
+    if optimizer.penalty is not None:
+        penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"})
+    decay: list[str] = []
+    if optimizer.weight_decay:
+        rate = {"rate": "numbers(_scalars)[1]"}
+        decay = _under("_trainable == 0", to_loop(optimizer.decay, constants, {"w": "_w"}, rate))
+        places = {"trainable": "_trainable", "w": "_w"}
+        masked = to_loop(optimizer.masked_decay, constants, places, rate)
+        decay += _under("_trainable != 0", masked)
+    expression = optimizer.expression
+    w, *slots = expression.outputs
+    scalars = {
+        name: f"numbers(_scalars)[{N_SCALARS + i}]" for i, name in enumerate(expression.scalars)
+    }
+    places = {"g": "_g", w: "_w", **{name: f"_slot{i}" for i, name in enumerate(slots)}}
+    step = [f"_slot{i} = codes(_slots)[{i}]" for i in range(len(slots))]
+    step += to_loop(expression, constants, places, scalars)
+    return {"penalize": penalty, "decay": decay, "step": step}
+
+
+class _ByAddress(ast.NodeTransformer):
+    """Turns a call of a kernel into one by its address."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in KERNELS:
+            return node
+        given = ", ".join(ast.unparse(argument) for argument in node.args)
+        padding = ", 0" * (N_ARGUMENTS - len(node.args))
+        place = list(KERNELS).index(name)
+        return ast.parse(f"call(K[{place}], {given}{padding})", mode="eval").body
+
+
+def _loop_functions() -> Iterator[str]:
+    """Print the functions of `loop`, without annotations."""
+    for node in _LOOP:
+        changed = _ByAddress().visit(copy.deepcopy(node))
+        body = "\n".join(map(ast.unparse, changed.body)).replace("\n", "\n    ")
+        yield f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}"
+
+
+def _entry() -> str:
+    """Print the function that Python calls: it reads `PARAMETERS` and trains."""
+    values = []
+    for i, annotation in enumerate(PARAMETERS.values()):
+        pointer = _POINTERS.get(annotation)
+        values.append(f"{pointer}(r[{i}])" if pointer else f"r[{i}]")
+    lines = ["def entry(run):", "    r = codes(run)", f"    train({', '.join(values)})"]
+    decorator = '@njit("void(int64)", cache=True, nogil=True, error_model="numpy")'
+    return "\n".join([decorator, *lines])
