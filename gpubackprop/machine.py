@@ -22,7 +22,7 @@ from gpubackprop.threads import available, usable_threads
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cuda13": (("cupy-cuda13x",), "the cupy backend: NVIDIA GPUs whose driver supports CUDA 13"),
     "cuda12": (("cupy-cuda12x",), "the cupy backend: NVIDIA GPUs whose driver supports CUDA 12"),
-    "fast": (("numba", "threadpoolctl"), "fit(threads=...); Numba (not used yet)"),
+    "fast": (("numba", "scipy", "threadpoolctl"), "the compiled executor; fit(threads=...)"),
     "mkl": (("mkl",), "Intel's BLAS (not used yet)"),
     "sklearn": (("scikit-learn", "scipy"), "the data sets of compare, and a fast gelu"),
     "cli": (("typer", "rich"), "this command"),

@@ -1,4 +1,4 @@
-"""The compiled executor: equal to the eager one in everything, and honest about what it cannot do."""
+"""The compiled executor: equal to the eager one, and honest about what it cannot do."""
 
 import os
 import subprocess
@@ -435,7 +435,7 @@ except ValueError as error:
 
 
 def test_numba_is_not_imported_before_it_is_used():
-    code = "import sys, gpubackprop; from gpubackprop.executors import EXECUTORS; print('numba' in sys.modules)"
+    code = "import sys, gpubackprop.executors.compiled; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -16,6 +16,10 @@ def problem() -> str | None:
             absent = isinstance(error, ModuleNotFoundError)
             how = "is not installed" if absent else f"cannot be imported ({error})"
             return f"{name} {how}; install it with: python -m pip install 'gpubackprop[fast]'"
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        return "the environment variable NUMBA_DISABLE_JIT switches Numba off"
     return None
 
 

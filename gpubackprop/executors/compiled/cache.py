@@ -21,6 +21,16 @@ _LOCK = threading.RLock()
 _TIME = 1_000_000_000
 
 
+def _new_lock() -> None:
+    """After a fork, forget a lock that a thread of the parent may hold."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def _user_folder() -> Path:
     """Return where this system keeps what can be made again."""
     chosen = os.environ.get("GPUBACKPROP_CACHE")

@@ -24,7 +24,7 @@ from gpubackprop.types import Array
 
 #: What compiling took on one core of a Xeon of 2023, with the loops of a dtype or the formulas of a
 #: network not in the cache yet.
-LOOP_SECONDS, FORMULAS_SECONDS = 12.0, 1.0
+LOOP_SECONDS, FORMULAS_SECONDS = 8.0, 1.0
 
 
 class Compiled:

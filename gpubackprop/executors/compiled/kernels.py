@@ -5,7 +5,7 @@ which are addresses divided by the size of an element; ``numbers(position)`` mak
 nothing is counted, sliced or checked in a loop, and each function can be called by its address.
 
 That matters: code that Numba links into a caller goes through LLVM's loop passes again, and these
-broke vectorised loops of short vectors (LLVM 20, unswitching). So no loop here calls another loop,
+broke vectorised loops of short vectors (seen in LLVM 22). So no loop here calls another loop,
 and nothing calls these but by address.
 
 Arrays of a batch have their units as rows and their samples as columns, so that each loop over
