@@ -184,7 +184,9 @@ class Source:
             memory map, whose values are checked as they are read.
         """
         X, Y, w = self._X, self._Y, self._w
-        if self.streamed or not self._backend.host or Y is None or not X.direct:
+        if isinstance(X, Csr) or Y is None or self.streamed or not self._backend.host:
+            return None
+        if not X.direct:
             return None
         if not Y.direct and not isinstance(Y, Labels):
             return None

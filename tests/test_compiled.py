@@ -232,7 +232,7 @@ def test_the_same_bits_however_epochs_are_cut(batch_size, monkeypatch):
     fit = {"batch_size": batch_size, "epochs": 3, "optimizer": gb.Adam(0.01)}
     whole, losses = train("compiled", fit=fit, dtype="float32")
     monkeypatch.setattr(gb.training, "batches_per_block", lambda *_: 1)
-    monkeypatch.setattr(gb.training, "_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(gb.pace, "_SLICE_SECONDS", 0.0)
     cut, others = train("compiled", fit=fit, dtype="float32")
     for one, two in zip(whole, cut, strict=True):
         assert_array_equal(one, two)
