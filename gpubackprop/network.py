@@ -6,11 +6,12 @@ import copy
 import os
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gpubackprop import arguments, backends, optimizers, storage
+from gpubackprop import arguments, backends, memory, optimizers, storage
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
@@ -217,6 +218,8 @@ class Network:
         DivergenceError
             If the loss or a parameter becomes NaN or infinite. The parameters from before that
             epoch are restored.
+        MemoryError
+            If the device has too little memory: names the sizes and a batch size that would fit.
         KeyboardInterrupt
             At Ctrl-C, between two slices of about 0.1 s. The network is usable and `history` holds
             what was done.
@@ -238,26 +241,29 @@ class Network:
             )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())
-            trainer = Trainer(
-                job,
-                self._parameters,
-                rows,
-                epochs=n_epochs,
-                executor=executor,
-                shuffle=default_shuffle(rows, shuffle) if isinstance(rows, Source) else False,
-                trainable=None if frozen is None else self.backend.asarray(frozen),
-                validation=validating,
-                early_stopping=rule,
-                callbacks=listeners,
-                rng=self.rng,
-                steps=self._steps,
-            )
-            self.history = trainer.run.history
-            self.history.threads = usable_threads(threads) if self.backend.host else 1
-            try:
-                return trainer.fit()
-            finally:
-                self._steps = trainer.progress.steps
+            options = {
+                "epochs": n_epochs,
+                "executor": executor,
+                "shuffle": default_shuffle(rows, shuffle) if isinstance(rows, Source) else False,
+                "trainable": None if frozen is None else self.backend.asarray(frozen),
+                "validation": validating,
+                "early_stopping": rule,
+                "callbacks": listeners,
+            }
+            with memory.explained(self.backend, lambda: memory.training_problem(job, rows)):
+                return self._train(job, rows, usable_threads(threads), options)
+
+    def _train(
+        self, job: Job, rows: Source | Batches, threads: int, options: dict[str, Any]
+    ) -> History:
+        """Run a `Trainer`, which nothing holds afterwards."""
+        trainer = Trainer(job, self._parameters, rows, rng=self.rng, steps=self._steps, **options)
+        self.history = trainer.run.history
+        self.history.threads = threads if self.backend.host else 1
+        try:
+            return trainer.fit()
+        finally:
+            self._steps = trainer.progress.steps
 
     def _source(self, X: Any, Y: Any, sample_weight: Any) -> Source:
         """Check data with targets."""
@@ -365,8 +371,15 @@ class Network:
         """
         with self.backend.active():
             rows = source(X, None, None, self.model, self.backend)
-            out = self.backend.empty((rows.n_samples, self.model.sizes[-1]), self.model.dtype)
-            return self._evaluator().outputs(self._parameters, rows, out)
+            n = rows.n_samples
+            problem = partial(memory.evaluation_problem, self.backend, self.model, n)
+            with memory.explained(self.backend, problem):
+                return self._outputs(rows)
+
+    def _outputs(self, rows: Source) -> Array:
+        """Return the outputs in an array of their own."""
+        out = self.backend.empty((rows.n_samples, self.model.sizes[-1]), self.model.dtype)
+        return self._evaluator().outputs(self._parameters, rows, out)
 
     def predict_classes(self, X: Any) -> Array:
         """Return class numbers of shape (n_samples,); of several sigmoid outputs 0 or 1 each.

@@ -32,7 +32,7 @@ def test_views_of_rows_in_order(backend):
     assert_array_equal(backend.to_numpy(found[0]), X[4:20])
     assert_array_equal(backend.to_numpy(found[1]), Y[4:20])
     assert found[2] is None
-    assert gather._buffers == {}
+    assert all(buffers.arrays == {} for buffers in gather._sets)
     x[5, 1] = 7
     assert backend.to_numpy(found[0])[1, 1] == 7
 
@@ -69,7 +69,7 @@ def test_inputs_are_viewed_where_only_the_targets_need_a_buffer(backend):
     gather = Gather(model("cross_entropy"), backend)
     rows = source(x, LABELS, None, model("cross_entropy"), backend)
     found = gather.rows(rows, None, 2, 9)
-    assert set(gather._buffers) == {"Y"}
+    assert {name for buffers in gather._sets for name in buffers.arrays} == {"Y"}
     assert_array_equal(backend.to_numpy(found[1]), np.eye(2)[LABELS[2:9]])
     x[2, 0] = 5
     assert backend.to_numpy(found[0])[0, 0] == 5
@@ -89,9 +89,42 @@ def test_buffers_are_kept_and_grow(backend):
     order = np.arange(N, dtype="int32")
     order = backend.asarray(order) if rows.resident else order
     gather.rows(rows, order, 0, 8)
-    first = gather._buffers["X"]
+    first = gather._sets[0].arrays["X"]
     gather.rows(rows, order, 8, 16)
     gather.rows(rows, order, 16, 20)
-    assert gather._buffers["X"] is first
+    assert gather._sets[0].arrays["X"] is first
     gather.rows(rows, order, 0, 20)
-    assert len(gather._buffers["X"]) == 20
+    assert len(gather._sets[0].arrays["X"]) == 20
+
+
+def test_blocks_from_the_host_take_turns(cupy_backend, monkeypatch):
+    # What was returned is still there while the next block is copied.
+    monkeypatch.setattr(cupy_backend, "free_bytes", lambda: 0)
+    gather = Gather(model(), cupy_backend)
+    rows = source(X, Y, W, model(), cupy_backend)
+    assert not rows.resident
+    order = np.random.default_rng(2).permutation(N)
+    blocks = [gather.rows(rows, order, i, i + 10) for i in (0, 10)]
+    for block, start in zip(blocks, (0, 10), strict=True):
+        assert_array_equal(block[0].get(), X[order[start : start + 10]])
+        assert_array_equal(block[1].get(), Y[order[start : start + 10]])
+    third = gather.rows(rows, order, 20, 30)
+    assert third[0].data.ptr == blocks[0][0].data.ptr  # two sets, and no more
+
+
+def test_copies_from_the_host_go_by_a_stream_of_their_own(cupy_backend, monkeypatch):
+    monkeypatch.setattr(cupy_backend, "free_bytes", lambda: 0)
+    streams, cp = [], cupy_backend.xp
+    rows = source(X, Y, None, model(), cupy_backend)
+    take = rows.take
+
+    def watch(*arguments):
+        streams.append(cp.cuda.get_current_stream().ptr)
+        take(*arguments)
+
+    monkeypatch.setattr(rows, "take", watch)
+    gather = Gather(model(), cupy_backend)
+    for start in (0, 10, 20):
+        gather.rows(rows, None, start, start + 10)
+    assert len(set(streams)) == 1
+    assert streams[0] not in (0, cp.cuda.get_current_stream().ptr)

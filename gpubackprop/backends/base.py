@@ -14,6 +14,7 @@ import numpy as np
 
 from gpubackprop import dropout
 from gpubackprop.activations import Activation
+from gpubackprop.backends.turns import Turns
 from gpubackprop.buffers import Workspace
 from gpubackprop.expressions import Expression, to_python
 from gpubackprop.model import Model
@@ -111,6 +112,13 @@ class Backend:
     def free_bytes(self) -> int | None:
         """Return how much memory the device has left; None where that is the host's own memory."""
         return None
+
+    def release(self) -> None:
+        """Give memory that is kept for later, and not in use, back to the device."""
+
+    def turns(self) -> Turns:
+        """Return sets of buffers to be filled from the host in turns."""
+        return Turns()
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""

@@ -7,7 +7,6 @@ known by.
 import contextlib
 import functools
 import importlib.util
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +16,10 @@ from gpubackprop import dropout
 from gpubackprop.activations import SIGMOID, Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
+from gpubackprop.backends.cupy_copies import Staging, Turns
 from gpubackprop.errors import missing
 from gpubackprop.expressions import Expression
 from gpubackprop.types import Array
-
-#: Largest page-locked buffer in bytes: longer arrays are uploaded in pieces.
-_LARGEST_STAGED = 1 << 26
 
 
 def load(device: int = 0) -> Any:
@@ -113,7 +110,7 @@ class PlainCupyBackend(Backend):
     def __init__(self, name: str = "cupy-plain", device: int = 0) -> None:
         super().__init__(name, load(device))
         self.device = device
-        self._staging = _Staging(self.xp)
+        self._staging = Staging(self.xp)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -131,15 +128,28 @@ class PlainCupyBackend(Backend):
         self._staging.upload(np.asarray(source), out)
         return out
 
+    def turns(self) -> Turns:
+        """Return two sets of buffers, one of which is filled while the other is computed with."""
+        return Turns(self.xp, self._staging.copying())
+
+    def release(self) -> None:
+        """Give memory that CuPy's pool keeps back to the device."""
+        with self.xp.cuda.Device(self.device):
+            self.xp.get_default_memory_pool().free_all_blocks()
+
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
         """Gather ``out[i] = X[rows[i]]``; returns `out`."""
         return self.xp.take(X, rows, axis=0, out=out)
 
     def free_bytes(self) -> int:
-        """Return what the device has left, memory that CuPy's pool keeps included."""
+        """Return what the device has left: memory that CuPy's pool keeps included, and no more than
+        that pool's limit, if it has one.
+        """
         with self.xp.cuda.Device(self.device) as device:
-            free: int = device.mem_info[0] + self.xp.get_default_memory_pool().free_bytes()
-            return free
+            pool = self.xp.get_default_memory_pool()
+            free: int = device.mem_info[0] + pool.free_bytes()
+            limit: int = pool.get_limit()
+            return min(free, limit - pool.used_bytes()) if limit else free
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
@@ -261,48 +271,3 @@ class CupyBackend(PlainCupyBackend):
     def all_finite(self, x: Array, out: Array) -> None:
         """Write 1 into `out`, of shape (1,), if every element of x is a finite number, else 0."""
         self._kernels["not_finite"](x, axis=0, keepdims=True, out=out)
-
-
-class _Staging(threading.local):
-    """Page-locked buffers in pairs, of each thread its own.
-
-    A buffer is written again only after the copy before the last, which was made from it, has
-    passed."""
-
-    def __init__(self, cp: Any) -> None:
-        self.cp = cp
-        self.pairs: dict[int, _Pair] = {}
-
-    def upload(self, source: np.ndarray, out: Array) -> None:
-        """Copy an array, casting, in pieces that fit a buffer."""
-        flat, step = out.reshape(-1), max(1, _LARGEST_STAGED // out.itemsize)
-        rows = source.reshape(-1) if source.flags.c_contiguous else np.ravel(source)
-        for start in range(0, out.size, step):
-            piece = flat[start : start + step]
-            size = 1 << max(piece.nbytes - 1, 1).bit_length()
-            if size not in self.pairs:
-                self.pairs[size] = _Pair(self.cp, size)
-            self.pairs[size].upload(rows[start : start + step], piece)
-
-
-class _Pair:
-    """Two page-locked buffers of one size, used in turn."""
-
-    def __init__(self, cp: Any, size: int) -> None:
-        import cupyx
-
-        self.cp = cp
-        self.buffers = [cupyx.empty_pinned((size,), np.uint8) for _ in range(2)]
-        self.events = [cp.cuda.Event(disable_timing=True) for _ in range(2)]
-        self.used = 0
-
-    def upload(self, source: np.ndarray, out: Array) -> None:
-        buffer, event = self.buffers[self.used % 2], self.events[self.used % 2]
-        if self.used >= 2:
-            event.synchronize()
-        staged = buffer[: out.nbytes].view(out.dtype)
-        np.copyto(staged, source, casting="unsafe")
-        stream = self.cp.cuda.get_current_stream()
-        out.data.copy_from_host_async(staged.ctypes.data, out.nbytes, stream)
-        event.record(stream)
-        self.used += 1
