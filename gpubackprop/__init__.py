@@ -17,6 +17,7 @@ from gpubackprop.schedules import (
     Schedule,
     Step,
 )
+from gpubackprop.schema import Schema
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "Schedule",
+    "Schema",
     "Step",
     "VarianceScaling",
     "gradient_check",

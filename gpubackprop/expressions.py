@@ -28,6 +28,8 @@ FUNCTIONS = {
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _LARGEST_POWER = 8
+#: Nodes of a formula, powers written out: far beyond any of use, and nothing that takes time.
+_MOST_NODES = 10_000
 #: Names that mean something where formulas are printed: to CuPy, to our printers, in C++.
 _RESERVED = frozenset({
     "i", "n", "T", "np", "xp", "where", "auto", "bool", "case", "catch", "char", "const", "default",
@@ -92,7 +94,17 @@ def parse(text: str) -> Node:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"formula {text!r} cannot be parsed: {error.msg}") from None
+    if _count(tree) > _MOST_NODES:
+        raise ValueError(f"formula {text[:60]!r}... is too long: powers are written as products")
     return _convert(tree, text)
+
+
+def _count(tree: ast.AST) -> int:
+    """Return about how many nodes a formula has once its powers are products."""
+    match tree:
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as n)):
+            return max(n, 1) * _count(left)
+    return 1 + sum(_count(child) for child in ast.iter_child_nodes(tree))
 
 
 def _convert(tree: ast.expr, text: str) -> Node:

@@ -26,6 +26,7 @@ from gpubackprop.losses import Loss
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.progress import ProgressLine
+from gpubackprop.schema import Schema
 from gpubackprop.stepping import Stepper
 from gpubackprop.threads import limited, usable_threads
 from gpubackprop.trace import Trace, trace
@@ -103,6 +104,7 @@ class Network:
         with backend.active():
             self._parameters = Parameters(model, backend.zeros(model.layout.size, model.dtype))
         self._dropout_seed, self._steps = 0, 0
+        self._schema = Schema()
         self._stepping: Stepper | None = None
         self._local = threading.local()
         #: What happened in the last call of `fit`; None before the first.
@@ -137,6 +139,18 @@ class Network:
             for value, view in zip(checked, views, strict=True):
                 if view is not None:
                     self.backend.copy(self.backend.asarray(value, view.dtype), view)
+
+    @property
+    def schema(self) -> Schema:
+        """What inputs and outputs stand for, such as class labels. Files hold it."""
+        return self._schema
+
+    @schema.setter
+    def schema(self, schema: Schema) -> None:
+        if not isinstance(schema, Schema):
+            raise TypeError(f"schema must be a Schema, got {schema!r}")
+        schema.check(self.model)
+        self._schema = schema
 
     @property
     def n_parameters(self) -> int:
@@ -436,17 +450,27 @@ class Network:
 
     # ---- files ----------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a safetensors file; see `gpubackprop.storage`. `load` reads it.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        labels: Iterable[Any] | None = None,
+        feature_names: Iterable[str] | None = None,
+        preprocessing: str | None = None,
+    ) -> None:
+        """Write the network to a safetensors file, which `load` reads; see docs/file-format.md.
 
         Parameters
         ----------
         path : path-like
             Such as "model.safetensors". A file of that name is replaced, whole or not at all.
+        labels, feature_names, preprocessing : optional
+            What the file says instead of `schema`; see `Schema`.
         """
+        schema = self.schema.replaced(labels, feature_names, preprocessing)
         with self.backend.active():
             flat = self.backend.to_numpy(self._parameters.flat)
-        storage.save(self.model, Parameters(self.model, flat), path)
+        storage.save(path, self.model, Parameters(self.model, flat), schema)
 
     # ---- copies ---------------------------------------------------------------------------------
 
@@ -475,6 +499,7 @@ class Network:
         with self.backend.active():
             return {
                 "model": self.model,
+                "schema": self._schema,
                 "backend": self.backend.name,
                 "flat": np.array(self.backend.to_numpy(self._parameters.flat)),
                 "rng": copy.deepcopy(self.rng),
@@ -493,7 +518,7 @@ class Network:
     def _restore(self, state: dict[str, Any], backend: Backend) -> None:
         self._setup(state["model"], backend, state["rng"])
         self._dropout_seed, self._steps = state["dropout_seed"], state["steps"]
-        self.history = state["history"]
+        self.history, self._schema = state["history"], state["schema"]
         with backend.active():
             backend.upload(state["flat"], self._parameters.flat)
             if state["stepping"] is not None:
@@ -520,14 +545,15 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is truncated, foreign, damaged, or of a newer format version; the message says which.
+        If it is truncated, foreign, damaged, oversized, or of a newer format version; the message
+        says which.
     """
-    model, tensors = storage.load(path)
+    stored = storage.load(path)
     net = object.__new__(Network)
-    net._setup(model, backends.get(backend), arguments.generator(rng))
+    net._setup(stored.model, backends.get(backend), arguments.generator(rng))
     net._dropout_seed = int(net.rng.integers(2**32))
-    net.weights = [tensors[f"W{l}"] for l in range(model.n_layers)]
-    net.biases = [tensors.get(f"b{l}") for l in range(model.n_layers)]
+    net.schema = stored.schema
+    net.weights, net.biases = stored.weights, stored.biases
     return net
 
 

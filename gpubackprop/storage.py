@@ -1,150 +1,138 @@
-"""Networks as files: safetensors with a format version. Loading runs no code.
+"""Networks as files; docs/file-format.md describes them.
 
 A file holds the tensors ``W0, b0, W1, b1, ...`` (unpadded, (n_out, n_in) and (n_out,)) and, as text
-in its header, ``format`` "gpubackprop", ``format_version`` and ``model``: JSON of the sizes, the
-dtype, the dropout, and of each activation and the loss their names, formulas and parameters.
-Formulas are parsed on loading, as all are; nothing is executed.
+in its header, ``model``: JSON of the sizes, the dtype, the dropout, and of each activation and the
+loss their names, formulas and parameters; and ``schema``: JSON of `Schema`. Formulas are parsed on
+loading, as all are; nothing is executed.
+
+A file that holds more than a network, such as a checkpoint, has tensors whose names begin with a
+prefix of its own, and says so in a text of the same name.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpubackprop import losses
+from gpubackprop import container, losses
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.buffers import Parameters
+from gpubackprop.container import PathLike, Shapes, shape_of
 from gpubackprop.model import Model
+from gpubackprop.schema import Schema
 
-#: Version that is written. A file of a newer one is refused.
-FORMAT_VERSION = 1
-_FORMAT = "gpubackprop"
+#: Texts of files that hold more than a network.
+RUN, ESTIMATOR = "run", "estimator"
 
 
-def save(model: Model, parameters: Parameters, path: str | os.PathLike[str]) -> None:
+class Stored(NamedTuple):
+    """What a network's file holds.
+
+    Attributes
+    ----------
+    model : Model
+    schema : Schema
+    tensors : dict of str to array
+        ``W0, b0, ...``, of the model's dtype and shapes, and what else is there.
+    text : dict of str to str
+        What stands in the header.
+    """
+
+    model: Model
+    schema: Schema
+    tensors: dict[str, np.ndarray]
+    text: dict[str, str]
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """W of each layer."""
+        return [self.tensors[f"W{l}"] for l in range(self.model.n_layers)]
+
+    @property
+    def biases(self) -> list[np.ndarray | None]:
+        """b of each layer, None where it has none."""
+        return [self.tensors.get(f"b{l}") for l in range(self.model.n_layers)]
+
+
+def save(
+    path: PathLike,
+    model: Model,
+    parameters: Parameters,
+    schema: Schema,
+    *,
+    tensors: dict[str, np.ndarray] | None = None,
+    text: dict[str, str] | None = None,
+) -> None:
     """Write a network to a file: under a temporary name, synced, then renamed.
-
-    After a crash the old file or the new one is there, never a part of one.
 
     Parameters
     ----------
+    path : path-like
     model : Model
     parameters : Parameters
         As NumPy arrays.
-    path : path-like
+    schema : Schema
+    tensors, text : dict, optional
+        What else is to stand in the file.
 
     Raises
     ------
     OSError
         If the file cannot be written.
+    ValueError
+        If the schema is not the model's.
     """
-    numpy = _safetensors()
-    tensors = {f"W{l}": np.ascontiguousarray(W) for l, W in enumerate(parameters.weights)}
-    tensors |= {f"b{l}": b.copy() for l, b in enumerate(parameters.biases) if b is not None}
-    metadata = {
-        "format": _FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "model": json.dumps(_describe(model), allow_nan=False),
-    }
-    _write(Path(path), numpy.save(tensors, metadata=metadata))
+    schema.check(model)
+    own = {f"W{l}": np.ascontiguousarray(W) for l, W in enumerate(parameters.weights)}
+    own |= {f"b{l}": b.copy() for l, b in enumerate(parameters.biases) if b is not None}
+    described = {"model": json.dumps(describe(model), allow_nan=False), "schema": schema.to_json()}
+    container.write(path, own | (tensors or {}), described | (text or {}))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Model, dict[str, np.ndarray]]:
+def load(path: PathLike) -> Stored:
     """Read a network from a file.
-
-    Returns
-    -------
-    model : Model
-    tensors : dict of str to array
-        ``W0, b0, ...``, of the model's dtype and shapes.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is truncated, foreign, damaged, or of a newer format version; the message says which.
+        If it is truncated, foreign, damaged, oversized, or of a newer format version; the message
+        says which.
     """
-    numpy = _safetensors()
-    data = Path(path).read_bytes()
-    header = _header(data, path)
-    try:
-        tensors = numpy.load(data)
-    except (
-        Exception
-    ) as error:  # safetensors has errors of its own, and KeyErrors for foreign dtypes
-        raise ValueError(f"{path} is damaged: {error}") from None
-    try:
-        model = _build(json.loads(header["model"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: its description of the network: {error}") from None
-    _check(model, tensors, path)
-    return model, tensors
+    built: list[tuple[Model, Schema]] = []
+
+    def expected(text: dict[str, str]) -> Shapes:
+        model = build(json.loads(text["model"]))
+        schema = Schema.from_json(text["schema"]) if "schema" in text else Schema()
+        schema.check(model)
+        built.append((model, schema))
+        more = json.loads(text[RUN])["tensors"] if RUN in text else {}
+        return tensor_shapes(model) | {
+            f"{RUN}.{name}": (str(dtype), tuple(shape)) for name, (dtype, shape) in more.items()
+        }
+
+    text, tensors = container.read(path, expected)
+    return Stored(*built[0], tensors, text)
 
 
-# ---- reading
-# ----------------------------------------------------------------------------------------
-
-
-def _header(data: bytes, path: Any) -> dict[str, str]:
-    """Return the text in a file's header, once it is known to be one of ours that can be read."""
-    length = int.from_bytes(data[:8], "little") if len(data) >= 8 else 0
-    if not data[8:9] == b"{":
-        raise ValueError(f"{path} is no gpubackprop file: it is no safetensors file")
-    if length > len(data) - 8:
-        raise ValueError(
-            f"{path} is truncated: it has {len(data)} bytes, its header alone {length}"
-        )
-    try:
-        header = json.loads(data[8 : 8 + length])
-        text = header.get("__metadata__") or {}
-        ends = [
-            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise ValueError(f"{path} is damaged: its header cannot be read") from None
-    if text.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is no gpubackprop file: its format is {text.get('format', 'not given')!r}"
-        )
-    expected = 8 + length + max(ends, default=0)
-    if len(data) != expected:
-        what = "truncated" if len(data) < expected else "damaged"
-        raise ValueError(f"{path} is {what}: it has {len(data)} bytes, its header says {expected}")
-    version = text.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version!r}; this gpubackprop reads up to "
-            f"{FORMAT_VERSION}: upgrade it"
-        )
-    return dict(text)
-
-
-def _check(model: Model, tensors: dict[str, np.ndarray], path: Any) -> None:
-    """Compare the tensors with the model."""
-    wanted: dict[str, tuple[int, ...]] = {}
+def tensor_shapes(model: Model) -> Shapes:
+    """Return which tensors a model has."""
+    shapes: Shapes = {}
     for l, shape in enumerate(model.layout.shapes):
-        wanted[f"W{l}"] = shape
+        shapes[f"W{l}"] = shape_of(model.dtype, shape)
         if model.bias[l]:
-            wanted[f"b{l}"] = shape[:1]
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != wanted:
-        raise ValueError(f"{path} is damaged: it should hold {wanted}, and holds {found}")
-    for name, tensor in tensors.items():
-        if tensor.dtype != model.dtype:
-            raise ValueError(f"{path} is damaged: {name} is {tensor.dtype}, not {model.dtype}")
+            shapes[f"b{l}"] = shape_of(model.dtype, shape[:1])
+    return shapes
 
 
-# ---- description
-# ------------------------------------------------------------------------------------
+# ---- description ---------------------------------------------------------------------------------
 
 
-def _describe(model: Model) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
+    """Return what `build` makes the same model of: text and numbers."""
     return {
         "sizes": model.sizes,
         "dtype": model.dtype.name,
@@ -158,16 +146,33 @@ def _describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _build(text: dict[str, Any]) -> Model:
+def build(text: dict[str, Any]) -> Model:
+    """Make a model of its description.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is not one.
+    """
     dtype = np.dtype(str(text["dtype"]))
     if dtype.name not in ("float32", "float64"):
         raise ValueError(f"dtype {dtype}")
+    sizes = tuple(text["sizes"])
+    if len(sizes) < 2 or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(f"sizes {sizes}")
+    n = len(sizes) - 1
+    for name, count in (("activations", n), ("bias", n), ("dropout", n - 1)):
+        if len(text[name]) != count:
+            raise ValueError(f"{len(text[name])} {name} for {n} layers")
+    dropout = tuple(float(p) for p in text["dropout"])
+    if not all(0 <= p < 1 for p in dropout):
+        raise ValueError(f"dropout {dropout}")
     return Model(
-        sizes=tuple(int(size) for size in text["sizes"]),
+        sizes=sizes,
         activations=tuple(_activation(entry) for entry in text["activations"]),
         loss=losses.rebuild(dict(text["loss"])),
         bias=tuple(bool(one) for one in text["bias"]),
-        dropout=tuple(float(p) for p in text["dropout"]),
+        dropout=dropout,
         dtype=dtype,
     )
 
@@ -177,47 +182,3 @@ def _activation(entry: dict[str, Any]) -> Activation:
     if entry["name"] in ACTIVATIONS:
         return ACTIVATIONS[entry["name"]](**entry["parameters"])
     return Activation(entry["name"], entry["f"], entry["df"], **entry["parameters"])
-
-
-# ---- writing
-# ----------------------------------------------------------------------------------------
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file by another, or leave it as it was."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, _mode(path))
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the renaming itself must reach the disk
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _mode(path: Path) -> int:
-    """Return the permissions of a file that is replaced, or those of a new one."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _safetensors() -> Any:
-    try:
-        from safetensors import numpy
-    except ImportError:
-        raise ImportError(
-            "safetensors is not installed; install it with: python -m pip install safetensors"
-        ) from None
-    return numpy

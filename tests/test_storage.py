@@ -2,17 +2,22 @@
 
 import json
 import os
+import pickle
+import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import close
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file
 
 import gpubackprop as gb
-from gpubackprop import storage
+from gpubackprop import container
 
 X = np.random.default_rng(3).standard_normal((5, 4))
 
@@ -52,6 +57,45 @@ def test_formulas_of_ones_own_travel(tmp_path):
     Y = np.ones((5, 2))
     assert read.loss(X, Y) == net.loss(X, Y)
     assert_array_equal(read.gradient(X, Y).flat, net.gradient(X, Y).flat)
+
+
+SCHEMA = gb.Schema(["low", "middle", "high"], ["a", "b", "c", "d"], '{"any": "text é"}')
+
+
+def test_labels_names_and_preprocessing_travel(backend, tmp_path):
+    net = make(backend=backend)
+    assert gb.Schema() == net.schema
+    net.schema = SCHEMA
+    net.save(tmp_path / "net.safetensors")
+    for other in (
+        net.copy(),
+        pickle.loads(pickle.dumps(net)),
+        gb.load(tmp_path / "net.safetensors"),
+    ):
+        assert other.schema == SCHEMA
+    assert net.copy(backend="numpy", dtype="float64").schema == SCHEMA
+
+
+def test_save_may_say_what_the_file_is_to_hold(tmp_path):
+    net = make(backend="numpy")
+    net.schema = gb.Schema(labels=["x", "y", "z"], preprocessing="{}")
+    net.save(
+        tmp_path / "net.safetensors", labels=[10, 20, 30], feature_names=np.array(list("abcd"))
+    )
+    read = gb.load(tmp_path / "net.safetensors").schema
+    assert read == gb.Schema((10, 20, 30), ("a", "b", "c", "d"), "{}")
+    assert net.schema.labels == ("x", "y", "z")
+
+
+def test_a_schema_of_another_network_is_refused(tmp_path):
+    net = make(backend="numpy")
+    with pytest.raises(ValueError, match="labels must be 3, one for each output, got 2"):
+        net.save(tmp_path / "net.safetensors", labels=["no", "yes"])
+    with pytest.raises(ValueError, match=r"feature_names must be 4.*got 3"):
+        net.schema = gb.Schema(feature_names=["a", "b", "c"])
+    with pytest.raises(TypeError, match="schema must be a Schema, got 'no'"):
+        net.schema = "no"
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_network_that_was_read_trains(tmp_path):
@@ -113,7 +157,10 @@ BAD = {
     "newer": (version_2, "format version '2'.*upgrade"),
     "another program's": (of_another_program, "its format is 'pt'"),
     "sizes changed": (lambda data: with_model(data, sizes=[4, 5, 2, 4]), "damaged.*should hold"),
-    "dtype changed": (lambda data: with_model(data, dtype="float64"), "damaged.*float32"),
+    "dtype changed": (
+        lambda data: with_model(data, dtype="float64"),
+        "damaged.*in F64, and holds.*in F32",
+    ),
     "dtype foreign": (lambda data: with_model(data, dtype="object"), "damaged"),
     "formula with code": (
         lambda data: with_model(
@@ -124,6 +171,69 @@ BAD = {
             * 3,
         ),
         "damaged.*is not allowed",
+    ),
+    "layers without activations": (
+        lambda data: with_model(data, activations=[]),
+        "damaged.*0 activations for 3 layers",
+    ),
+    "sizes that no memory holds": (
+        lambda data: with_model(data, sizes=[4, 10**15, 2, 3]),
+        "damaged.*should hold W0 of shape .1000000000000000, 4.",
+    ),
+    "tensor that no memory holds": (
+        lambda data: with_header(data, lambda header: header["W0"].update(shape=[10**9, 10**9])),
+        "damaged.*holds W0 of shape .1000000000, 1000000000.",
+    ),
+    "offsets beyond the end": (
+        lambda data: with_header(
+            data, lambda header: header["W0"].update(data_offsets=[0, 10**18])
+        ),
+        "truncated",
+    ),
+    "overlapping tensors": (
+        lambda data: with_header(data, lambda header: header["W1"].update(data_offsets=[0, 40])),
+        "damaged",
+    ),
+    "negative size": (lambda data: with_model(data, sizes=[4, -5, 2, 3]), "damaged.*sizes"),
+    "more tensors": (
+        lambda data: with_header(
+            data,
+            lambda header: header.update(W9={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}),
+        ),
+        "damaged.*no W9",
+    ),
+    "nested without end": (
+        lambda data: struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995 + data,
+        "damaged.*header cannot be read",
+    ),
+    "model nested without end": (
+        lambda data: with_header(
+            data, lambda header: header["__metadata__"].update(model="[" * 100_000)
+        ),
+        "damaged.*description",
+    ),
+    "formula that grows": (
+        lambda data: with_model(
+            data,
+            activations=[
+                {"name": "bad", "f": f"{'(' * 12}z{'**8)' * 12}", "df": "1", "parameters": {}}
+            ]
+            * 3,
+        ),
+        "damaged.*too long",
+    ),
+    "label twice": (
+        lambda data: with_header(
+            data,
+            lambda header: header["__metadata__"].update(schema='{"labels": ["a", "a", "b"]}'),
+        ),
+        "damaged.*labels must differ",
+    ),
+    "labels of another network": (
+        lambda data: with_header(
+            data, lambda header: header["__metadata__"].update(schema='{"labels": ["a"]}')
+        ),
+        "damaged.*labels must be 3",
     ),
     "no model": (
         lambda data: with_header(data, lambda header: header["__metadata__"].pop("model")),
@@ -137,8 +247,29 @@ def test_bad_files_are_refused_with_the_reason(what, data, tmp_path):
     change, message = BAD[what]
     path = tmp_path / "bad.safetensors"
     path.write_bytes(change(data))
-    with pytest.raises(ValueError, match=f"bad.safetensors.*{message}"):
-        gb.load(path, backend="numpy")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"bad.safetensors.*{message}"):
+            gb.load(path, backend="numpy")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_of_more_than_is_allowed_is_not_read(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", 200_000_000) + b"{")
+        file.truncate(200_000_100)  # takes no room on the disk
+    with pytest.raises(ValueError, match=r"huge.safetensors is oversized: its header has"):
+        gb.load(path)
+
+
+def test_a_header_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "LARGEST_HEADER", 5000)
+    with pytest.raises(ValueError, match="preprocessing must take less than 5,000 bytes"):
+        make(backend="numpy").save(tmp_path / "net.safetensors", preprocessing="x" * 5000)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_file():
@@ -192,4 +323,87 @@ def test_the_version_is_written(data):
     length = struct.unpack("<Q", data[:8])[0]
     text = json.loads(data[8 : 8 + length])["__metadata__"]
     assert text["format"] == "gpubackprop"
-    assert text["format_version"] == str(storage.FORMAT_VERSION)
+    assert text["format_version"] == str(container.FORMAT_VERSION)
+
+
+# ---- files of earlier versions -------------------------------------------------------------------
+
+DATA = Path(__file__).parent / "data"
+FILES = sorted(DATA.glob("*-*.safetensors"))
+
+
+def test_there_are_files_of_the_first_version():
+    assert {path.stem for path in FILES} >= {"classifier-1", "own_formulas-1"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_of_earlier_versions_are_read(path, backend, monkeypatch):
+    monkeypatch.syspath_prepend(DATA)
+    import make_files
+
+    net = gb.load(path, backend=backend)
+    made = make_files.NETWORKS[path.stem.rpartition("-")[0]]()
+    assert net.model == made.model
+    assert net.schema == made.schema
+    outputs = net.backend.to_numpy(net.predict(make_files.X))
+    close(outputs, np.load(path.with_suffix(".outputs.npy")), net.model.dtype)
+    target = [0, 1, 2, 1, 0, 2, 0] if net.schema.labels else np.zeros((7, 2))
+    losses = net.fit(make_files.X, target, epochs=2).loss
+    assert losses[1] < losses[0]
+
+
+# ---- crashes -------------------------------------------------------------------------------------
+
+#: Where a process is killed while it writes, and whether the new file is there already.
+CRASHES = {
+    "before the first byte": ("tempfile.mkstemp", False, "before"),
+    "half-way": ("os.fdopen", False, "half"),
+    "before it is synced": ("os.fsync", False, "before"),
+    "before it is renamed": ("os.replace", False, "before"),
+    "after it was renamed": ("os.replace", True, "after"),
+}
+CRASH = """
+import os, signal, sys, tempfile
+import gpubackprop as gb
+path, where, when = sys.argv[1:]
+module = {"os": os, "tempfile": tempfile}[where.partition(".")[0]]
+name = where.partition(".")[2]
+real = getattr(module, name)
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+def dying(*arguments, **options):
+    if when == "before":
+        die()
+    result = real(*arguments, **options)
+    if when == "half":
+        write = result.write
+        class Half:
+            def __enter__(self): return self
+            def __exit__(self, *error): return None
+            def write(self, data):
+                write(data[: len(data) // 2]), result.flush()
+                die()
+        return Half()
+    die()
+setattr(module, name, dying)
+gb.Network([2, 2], backend="numpy", rng=5).save(path)
+"""
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_crash_leaves_the_old_file_or_the_new_one(crash, tmp_path):
+    where, done, when = CRASHES[crash]
+    path = tmp_path / "net.safetensors"
+    make(backend="numpy").save(path)
+    died = subprocess.run([sys.executable, "-c", CRASH, str(path), where, when])
+    assert died.returncode == -signal.SIGKILL
+    assert gb.load(path).model.sizes == ((2, 2) if done else (4, 5, 2, 3))
+    container.remove_partial(path)
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_only_what_was_left_of_this_file_is_removed(tmp_path):
+    for name in (".a.x.partial", ".ab.x.partial", ".a.x", ".a[b].x.partial", "a"):
+        (tmp_path / name).touch()
+    container.remove_partial(tmp_path / "a")
+    container.remove_partial(tmp_path / "a[b]")
+    assert sorted(os.listdir(tmp_path)) == [".a.x", ".ab.x.partial", "a"]
