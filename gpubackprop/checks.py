@@ -17,6 +17,9 @@ from gpubackprop.types import Array
 #: Looks at a block of rows: its values, and which rows they are (a slice or an integer array).
 Check = Callable[[Array, Any], None]
 
+#: kDLCUDA of DLPack's header.
+_DLPACK_CUDA = 2
+
 #: Elements that are looked at together.
 BLOCK = 2**20
 
@@ -77,7 +80,7 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
         )
     if isinstance(x, np.ma.MaskedArray) and x.mask.any():
         raise TypeError(f"{name} must not have masked values; fill them with {name}.filled(value)")
-    if hasattr(x, "__cuda_array_interface__"):
+    if _on_gpu(x, name):
         if backend.host:
             raise TypeError(
                 f"{name} lives on a GPU and the network on {backend.name!r}; copy it to the host "
@@ -85,6 +88,16 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
             )
         return _real(x if backend.owns(x) else backend.asarray(x), name)
     return _real(_as_numpy(x, name), name)
+
+
+def _on_gpu(x: Any, name: str) -> bool:
+    """Tell whether an array lives on a CUDA device, as far as it says."""
+    try:
+        if hasattr(x, "__cuda_array_interface__"):
+            return True
+        return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == _DLPACK_CUDA
+    except (RuntimeError, BufferError) as error:  # a PyTorch tensor that requires its gradient
+        raise TypeError(f"{name} cannot be read: {error}") from None
 
 
 def _as_numpy(x: Any, name: str) -> np.ndarray:

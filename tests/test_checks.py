@@ -315,6 +315,40 @@ def test_a_gpu_array_on_numpy(backend):
     refused(TypeError, ["X lives on a GPU", "'numpy'", "X.get()", "backend='cupy'"], X)
 
 
+class Tensor:
+    """Another library's array on the GPU, which speaks one protocol alone."""
+
+    def __init__(self, x, protocol):
+        self.x = x
+        if protocol == "interface":
+            self.__cuda_array_interface__ = x.__cuda_array_interface__
+
+    def __getattr__(self, name):
+        if name in ("__dlpack__", "__dlpack_device__") and "__cuda" not in str(vars(self)):
+            return getattr(self.x, name)
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("protocol", ["interface", "dlpack"])
+def test_arrays_of_other_libraries_on_the_gpu_are_read_in_place(cupy_backend, protocol):
+    x = cupy_backend.asarray(good().astype("float32"))
+    tensor = Tensor(x, protocol)
+    assert hasattr(tensor, "__dlpack__") == (protocol == "dlpack")
+    data = source(tensor, None, None, network(), cupy_backend)
+    view = data.view_inputs(0, len(x))
+    assert view.data.ptr == x.data.ptr
+    refused(TypeError, ["X lives on a GPU", "'numpy'"], tensor)
+
+
+def test_a_tensor_that_cannot_be_read():
+    class Variable:
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("requires grad; use detach()")
+
+    refused(TypeError, ["X cannot be read: requires grad; use detach()"], Variable())
+
+
 def test_complex_on_the_backend(backend):
     X = backend.asarray(good().astype(complex))
     refused(TypeError, ["X must hold real numbers", "complex128"], X, backend=backend)

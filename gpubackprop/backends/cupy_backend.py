@@ -118,6 +118,13 @@ class PlainCupyBackend(Backend):
         with np.errstate(all="ignore"), self.xp.cuda.Device(self.device):
             yield
 
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return x as a CuPy array; without a copy if it is on the device and of that dtype."""
+        speaks_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+        if speaks_dlpack and not hasattr(x, "__cuda_array_interface__"):
+            x = self.xp.from_dlpack(x)
+        return self.xp.asarray(x, dtype=dtype)
+
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy to the host. Waits for the device."""
         host: np.ndarray = x.get() if self.owns(x) else np.asarray(x)
