@@ -178,7 +178,7 @@ def update(
     parameters: Parameters,
     state: State,
     learning_rate: float,
-    share: float | None = None,
+    share: float = 1.0,
 ) -> None:
     """Let the optimiser move the parameters: one pass over the flat buffers, at any depth.
 
@@ -199,12 +199,9 @@ def update(
     """
     g, dtype = state.gradient, parameters.model.dtype
     state.updates += 1
-    if optimizer.penalty is not None and share is not None:
-        factors = [share * factor for factor in (optimizer.l2, optimizer.l1) if factor > 0]
-        penalty = backend.elementwise(optimizer.shared_penalty, dtype)
-        penalty(parameters.flat_weights, *factors, g.flat_weights)
-    elif optimizer.penalty is not None:
-        backend.elementwise(optimizer.penalty, dtype)(parameters.flat_weights, g.flat_weights)
+    if optimizer.penalty is not None:
+        penalty = backend.elementwise(optimizer.penalty, dtype)
+        penalty(parameters.flat_weights, *optimizer.penalty_factors(share), g.flat_weights)
     if state.trainable is not None:
         backend.multiply(g.flat, state.trainable, g.flat)
     if optimizer.clip_norm is not None:

@@ -124,19 +124,20 @@ class Optimizer:
 
     @cached_property
     def penalty(self) -> Expression | None:
-        """What l1 and l2 add to g, to be run on the weights' part alone; None if both are 0."""
-        factors = {name: getattr(self, name) for name in _PENALTIES if getattr(self, name) > 0}
-        if not factors:
-            return None
-        formula = " + ".join(["g", *(_PENALTIES[name] for name in factors)])
-        return Expression("penalty", ("w",), {"g": formula}, ("g",), constants=factors)
+        """What l1 and l2 add to g, to be run on the weights' part alone; None if both are 0.
 
-    @cached_property
-    def shared_penalty(self) -> Expression:
-        """The same with the factors, those above 0, as scalars "l2" and "l1"."""
+        Its scalars are those of "l2" and "l1" that are above 0: see `penalty_factors`.
+        """
         names = tuple(name for name in _PENALTIES if getattr(self, name) > 0)
+        if not names:
+            return None
         formula = " + ".join(["g", *(_PENALTIES[name] for name in names)])
-        return Expression("shared_penalty", ("w",), {"g": formula}, ("g",), names)
+        return Expression("penalty", ("w",), {"g": formula}, ("g",), names)
+
+    def penalty_factors(self, share: float = 1.0) -> tuple[float, ...]:
+        """Return the scalars of `penalty`: its factors, times a share."""
+        names = () if self.penalty is None else self.penalty.scalars
+        return tuple(share * getattr(self, name) for name in names)
 
     @cached_property
     def decay(self) -> Expression:

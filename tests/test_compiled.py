@@ -126,6 +126,72 @@ def test_every_optimiser(name, masked):
         check(fit={**fit, "batch_size": batch_size})
 
 
+# ---- penalties that are divided by each batch's weights ------------------------------------------
+
+
+def penalised(executor, optimizer, batch_size, weight_sums, dtype, data=(X, LABELS)):
+    """Train for two epochs as the estimators do; returns the parameters and the tallies."""
+    net = gb.Network([9, 7, 3], "tanh", dtype=dtype, rng=3, backend="numpy")
+    job = Job(net.model, net.backend, optimizer, batch_size, False, 0, penalised=True)
+    runner = executors.get(executor, job)
+    x, y = data
+    rows = gb.data.checked_source(x.astype(dtype), y, None, net.model, net.backend)
+    state = gb.backprop.new_state(net.backend, net.model, optimizer)
+    tally, tallies = executors.base.Tally(net.backend), []
+    order = np.random.default_rng(0).permutation(len(x)).astype("int32")
+    for _ in range(2):
+        tally.clear()
+        progress = executors.base.Progress(lambda batch: 0.01, weight_sums=weight_sums)
+        for start in range(0, len(x), 4 * batch_size):
+            stop = min(start + 4 * batch_size, len(x))
+            runner.run(
+                rows, order, start, stop, batch_size, net._parameters, state, progress, tally
+            )
+        tallies.append(tally.read())
+    return net._parameters.flat, tallies
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 150])
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        gb.SGD(0.01, l2=0.5),
+        gb.SGD(0.01, l1=0.1, l2=0.5, momentum=0.9, nesterov=True, clip_norm=1.0),
+        gb.Adam(0.01, l1=0.1),
+        gb.SGD(0.01),
+    ],
+    ids=["l2", "everything", "l1", "none"],
+)
+def test_penalised_jobs(optimizer, weights, batch_size):
+    n_batches = -(-N // batch_size)
+    sums = np.linspace(0.5, 2.0, n_batches).tolist() if weights else None
+    for dtype in ("float64", "float32"):
+        given = optimizer, batch_size, sums, dtype
+        (expected, losses), (found, others) = (
+            penalised(executor, *given) for executor in ("eager", "compiled")
+        )
+        assert_allclose(found, expected, **TOLERANCE[dtype])
+        assert_allclose(
+            [total for total, *_ in others],
+            [total for total, *_ in losses],
+            rtol=1e-12 if dtype == "float64" else 1e-5,
+        )
+
+
+def test_the_penalty_of_a_large_penalised_batch():
+    """A batch that comes in several calls: its penalty is added once, for all its rows."""
+    rng = np.random.default_rng(4)
+    data = rng.normal(size=(9000, 9)), rng.integers(3, size=9000)
+    for sums in (None, [400.0]):
+        given = gb.SGD(0.01, l2=0.5), 9000, sums, "float64", data
+        (expected, losses), (found, others) = (
+            penalised(executor, *given) for executor in ("eager", "compiled")
+        )
+        assert_allclose(found, expected, **TOLERANCE["float64"])
+        assert_allclose(others[1][0], losses[1][0], rtol=1e-12)
+
+
 # ---- options -------------------------------------------------------------------------------------
 
 

@@ -249,9 +249,11 @@ class TestPenaltyAndDecay:
     g = np.array([1.0, -1.0, 0.5, 0.0, 2.0])
 
     @pytest.mark.parametrize(("l1", "l2"), [(0.5, 0), (0, 0.25), (0.5, 0.25)])
-    def test_penalty_is_the_gradient_of_what_it_stands_for(self, backend, dtype, l1, l2):
+    @pytest.mark.parametrize("share", [1.0, 0.125])
+    def test_penalty_is_the_gradient_of_what_it_stands_for(self, backend, dtype, l1, l2, share):
         g, w = backend.asarray(self.g.astype(dtype)), backend.asarray(self.w.astype(dtype))
-        call(backend, SGD(l1=l1, l2=l2).penalty, dtype, w, g)
+        optimizer = SGD(l1=l1 / share, l2=l2 / share)
+        call(backend, optimizer.penalty, dtype, w, *optimizer.penalty_factors(share), g)
 
         def cost(w):
             return l1 * np.abs(w) + l2 / 2 * w**2
@@ -263,6 +265,7 @@ class TestPenaltyAndDecay:
 
     def test_no_penalty(self, dtype):
         assert SGD().penalty is None
+        assert SGD().penalty_factors() == ()
 
     def test_decay(self, backend, dtype):
         w = backend.asarray(self.w.astype(dtype))

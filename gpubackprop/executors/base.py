@@ -122,6 +122,10 @@ class Progress:
     steps: int = 0
     weight_sums: Sequence[float] | None = None
 
+    def penalty_share(self, batch: int, n: int) -> float:
+        """Return 1 / (sum of the sample weights of a batch of n rows), for a penalised job."""
+        return 1.0 / (n if self.weight_sums is None else self.weight_sums[batch])
+
 
 class LearningRateOf(Protocol):
     """The learning rate of a batch of the epoch."""

@@ -67,11 +67,10 @@ class Eager:
         self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally
     ) -> None:
         """Record the loss of a batch of n rows and update."""
-        job, share = self.job, None
+        job, share = self.job, 1.0
         job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
         if job.penalised and job.optimizer.penalty is not None:
-            sums = progress.weight_sums
-            share = 1.0 / (n if sums is None else sums[progress.batch])
+            share = progress.penalty_share(progress.batch, n)
             l1, l2 = job.optimizer.l1, job.optimizer.l2
             W = parameters.flat_weights
             job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)

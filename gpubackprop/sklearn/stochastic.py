@@ -70,7 +70,8 @@ class StochasticFit:
         self.source = engine.source(training.X, training.Y, training.scaled_weights())
         self.job = Job(
             engine.model, self.backend, description, self.batch_size, self.source.weighted,
-            estimator._dropout_seed, penalised=True,
+            estimator._dropout_seed, penalised=True, n_samples=self.n_samples,
+            epochs=1 if incremental else estimator.max_iter,
         )  # fmt: skip
         self.executor = engine.executor(estimator.executor, self.job)
         self.state: State = self.optimizer.state(self.backend, engine.model)

@@ -45,6 +45,7 @@ class Compiled:
         self._workspace: Workspace | None = None
         self._data = _Data()
         self._value, self._sums = np.zeros(1), np.zeros(2)
+        self._penalised = job.penalised and job.optimizer.penalty is not None
         limit = job.optimizer.clip_norm
         self._limit = np.array([limit or 0.0], job.model.dtype)
 
@@ -65,8 +66,6 @@ class Compiled:
         """Return why this job cannot be done, in words; None if it can."""
         if job.backend.name != "numpy":
             return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
-        if job.penalised:
-            return "penalties that are divided by each batch's weights are not written for it yet"
         if job.optimizer.expression.arguments != ("g",):
             return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
         return blas.problem()
@@ -117,7 +116,7 @@ class Compiled:
             "whole": 0, "first": 0, "last": 1,
             "plain": int(is_plain(job.optimizer) and state.trainable is None),
             "value": position(self._value), "sums": position(self._sums),
-            "f": self._gemm, "limit": position(self._limit),
+            "f": self._gemm, "limit": position(self._limit), "tallies": int(self._penalised),
             "flat": position(parameters.flat), "g": position(state.gradient.flat),
             "trainable": position(state.trainable),
         }  # fmt: skip
@@ -133,7 +132,9 @@ class Compiled:
     ) -> None:
         """Run the compiled loop and move on."""
         n = math.ceil((stop - start) / batch_size)
-        scalars = self._scalars(n, state, progress)
+        rows = whole["whole"] or batch_size
+        n_last = whole["whole"] or stop - start - (n - 1) * batch_size
+        scalars = self._scalars(n, rows, n_last, state, progress)
         run = pack(whole | {
             "start": start, "stop": stop, "batch_size": batch_size,
             "scalars": position(scalars), "scalars_step": scalars.shape[1] * (len(scalars) > 1),
@@ -171,15 +172,26 @@ class Compiled:
             "labels": 0, "coded": 0, "order": 0,
         }  # fmt: skip
 
-    def _scalars(self, n: int, state: State, progress: Progress) -> np.ndarray:
-        """Return the numbers of each of n updates; of one, if they are all the same."""
-        optimizer, rows = self.job.optimizer, []
+    def _scalars(
+        self, n: int, n_rows: int, n_last: int, state: State, progress: Progress
+    ) -> np.ndarray:
+        """Return the numbers of each of n updates, of n_rows rows each but for n_last in the last;
+        of one, if they are all the same.
+        """
+        optimizer = self.job.optimizer
         same = type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
-        for i in range(1 if same and not optimizer.schedule.per_update else n):
-            rate = progress.learning_rate(progress.batch + i)
-            scalars = optimizer.scalars(state.updates + 1 + i, rate)
-            rows.append((rate, rate * optimizer.weight_decay, *scalars))
-        return np.array(rows).astype(self.job.model.dtype)
+        same &= not optimizer.schedule.per_update
+        if self._penalised:
+            same &= progress.weight_sums is None and n_last == n_rows
+        table = []
+        for i in range(1 if same else n):
+            rate, rows = progress.learning_rate(progress.batch + i), n_rows if i < n - 1 else n_last
+            share = progress.penalty_share(progress.batch + i, rows) if self._penalised else 1.0
+            table.append((
+                rate, rate * optimizer.weight_decay, share * optimizer.l2, share * optimizer.l1,
+                rows, *optimizer.scalars(state.updates + 1 + i, rate),
+            ))  # fmt: skip
+        return np.array(table).astype(self.job.model.dtype)
 
 
 class _Data:

@@ -59,6 +59,20 @@ def add_total(x: int, n: int, out: int) -> None:
     doubles(out)[0] += s
 
 
+def add_penalty(w: int, scalars: int, n: int, out: int) -> None:
+    """Add the penalties of n weights, times the rows of the batch, in float64, to one number."""
+    _w, _scalars = numbers(w), numbers(scalars)
+    squares, sizes = 0.0, 0.0
+    if _scalars[2] > 0:
+        for i in range(n):
+            squares += _w[i] * _w[i]
+    if _scalars[3] > 0:
+        for i in range(n):
+            sizes += _w[i] if _w[i] > 0 else -_w[i]
+    penalty = 0.5 * _scalars[2] * squares + _scalars[3] * sizes
+    doubles(out)[0] += _scalars[4] * penalty
+
+
 def clip(g: int, limit: int, n: int) -> None:
     """Scale n numbers down to a norm of at most `limit`."""
     _g, s, largest = numbers(g), T(0), numbers(limit)[0]

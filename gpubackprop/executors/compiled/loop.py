@@ -8,6 +8,7 @@ function of `kernels` becomes a call by its address, which is in K.
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubackprop.executors.compiled.kernels import (
+    add_penalty,
     add_total,
     back_and_update,
     bias_gradient,
@@ -151,7 +152,7 @@ def update(
     size: int, n_weights: int, clips: int, limit: int, scalars: int, C: int,
 ) -> None:  # fmt: skip
     """Let the optimiser move the parameters, in the order that `backprop.update` has."""
-    call(penalize, w, g, n_weights, C, 0, 0, 0)
+    call(penalize, w, g, scalars, n_weights, C, 0, 0)
     if trainable != 0:
         multiply(g, trainable, g, size)
     if clips:
@@ -174,15 +175,15 @@ def train(
     order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
     chunk: int, X_buffer: int, Y_buffer: int, w_buffer: int, row: int, rows_buffer: int,
     plain: int, scalars: int, scalars_step: int, steps: int, batch: int, value: int,
-    sums: Doubles, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
+    sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
     size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate: int, derive: int,
-    loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int,
+    loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int, tallies: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
     A batch that comes in several calls has `whole` rows in all, of which `first` came before;
     `last` tells whether these are its last. `rows_wise` is 1 for softmax with cross_entropy, 2 for
-    softmax with another loss, else 0.
+    softmax with another loss, else 0. `tallies` tells whether penalties are part of the loss.
     """
     s, done, end = start, 0, n_layers - 1
     o, zo, do, m = a[end], z[end], delta[end], n_out[end]
@@ -232,7 +233,9 @@ def train(
                 threshold, f, derive, C, x, k, single, fused, sc, factors,
             )  # fmt: skip
         if last:
-            record(doubles(value), batch + done, sums)
+            record(doubles(value), batch + done, doubles(sums))
+            if tallies:
+                add_penalty(flat, sc, n_weights, sums)
             if not fused:
                 update(
                     K, penalize, decay, step, flat, g, slots, trainable, size, n_weights, clips,

@@ -53,12 +53,13 @@ FORMULAS = {
     "derive": ("_kind", "_delta", "_read", "_n", "_C"),
     "loss_terms": ("_o", "_z", "_y", "_out", "_n", "_C"),
     "loss_delta": ("_o", "_z", "_y", "_out", "_factor", "_n", "_C"),
-    "penalize": ("_w", "_g", "_n", "_C"),
+    "penalize": ("_w", "_g", "_scalars", "_n", "_C"),
     "decay": ("_w", "_trainable", "_scalars", "_n", "_C"),
     "step": ("_w", "_g", "_slots", "_scalars", "_n", "_C"),
 }
-#: Columns of the scalars of an update before those that the optimiser names.
-N_SCALARS = 2
+#: Columns of the scalars of an update before those that the optimiser names: learning rate, decay,
+#: factors of the penalties l2 and l1, rows of the batch.
+N_SCALARS = 5
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str
     """Print penalty, decay and step."""
     penalty: list[str] = []
     if optimizer.penalty is not None:
-        penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"})
+        factors = {"l2": "numbers(_scalars)[2]", "l1": "numbers(_scalars)[3]"}
+        factors = {name: factors[name] for name in optimizer.penalty.scalars}
+        penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"}, factors)
     decay: list[str] = []
     if optimizer.weight_decay:
         rate = {"rate": "numbers(_scalars)[1]"}
