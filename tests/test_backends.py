@@ -107,7 +107,7 @@ def test_uploads_do_not_overtake_each_other(backend, dtype):
 
 
 def test_long_uploads_go_in_pieces(cupy_backend, monkeypatch):
-    from gpubackprop.backends import cupy_backend as module
+    from gpubackprop.backends import cupy_copies as module
 
     monkeypatch.setattr(module, "_LARGEST_STAGED", 64)
     source = np.arange(1000, dtype="float64").reshape(50, 20)
