@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import zlib
 
 import cpucuda
 import numpy as np
@@ -55,6 +56,23 @@ def require(name: str) -> None:
         if os.environ.get("GPUBACKPROP_REQUIRE_CUPY"):
             pytest.fail(f"GPUBACKPROP_REQUIRE_CUPY is set, and CuPy cannot run: {NO_CUPY}")
         pytest.skip(NO_CUPY)
+
+
+@pytest.fixture(autouse=True)
+def thread_order(request: pytest.FixtureRequest):
+    """Let each test's kernels run in another order of threads: a third ascending, a third
+    descending, a third in a random order. CPUCUDA_ORDER chooses one for all.
+    """
+    if not cpucuda.installed():
+        yield None
+        return
+    chosen = os.environ.get("CPUCUDA_ORDER")
+    number = zlib.crc32(request.node.nodeid.encode())
+    order = int(chosen) if chosen else number if number % 3 == 2 else number % 3
+    cpucuda.set_order(order)
+    request.node.add_report_section("setup", "cpucuda", f"to repeat: CPUCUDA_ORDER={order}")
+    yield order
+    cpucuda.set_order(0)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -9,6 +9,7 @@ See README.md for what is covered.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -17,12 +18,22 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 from . import _build, _elf
 
-__all__ = ["SUPPORTED_CUPY", "counters", "install", "installed", "problem", "reset_counters"]
+__all__ = [
+    "SUPPORTED_CUPY",
+    "counters",
+    "exact_allocations",
+    "install",
+    "installed",
+    "problem",
+    "reset_counters",
+    "set_order",
+]
 
 # Which functions CuPy calls, and how, changes from version to version.
 SUPPORTED_CUPY = "14.2.0"
@@ -109,6 +120,8 @@ def install() -> None:
     for path in _package("numpy").parent.glob("numpy.libs/libscipy_openblas64_*.so"):
         library.cpucuda_use_blas(os.fsencode(path))
 
+    set_order(int(os.environ.get("CPUCUDA_ORDER") or 0))
+
     # Kernels compiled here must not be mixed with a GPU's, and the reductions
     # that are compiled into CuPy for GPUs cannot run.
     os.environ["CUPY_CACHE_DIR"] = str(home / "kernels")
@@ -120,7 +133,7 @@ def install() -> None:
 
 def _installed_library() -> ctypes.CDLL:
     if not installed():
-        raise RuntimeError("cpucuda counts nothing before cpucuda.install()")
+        raise RuntimeError("cpucuda does nothing before cpucuda.install()")
     return _libraries[0]
 
 
@@ -132,3 +145,27 @@ def counters() -> Counters:
 
 def reset_counters() -> None:
     _installed_library().cpucuda_reset_counters()
+
+
+def set_order(order: int) -> None:
+    """Chooses in which order threads and blocks run.
+
+    0 is ascending, 1 descending, any other number a random order of that seed.
+    """
+    _installed_library().cpucuda_set_order(ctypes.c_uint(order))
+
+
+@contextlib.contextmanager
+def exact_allocations() -> Iterator[None]:
+    """Lets every array have an allocation of its own, with a guard page right behind it.
+
+    CuPy's memory pool rounds sizes up, so that an index a little out of bounds goes unnoticed.
+    """
+    import cupy
+
+    previous = cupy.cuda.get_allocator()
+    cupy.cuda.set_allocator(None)
+    try:
+        yield
+    finally:
+        cupy.cuda.set_allocator(previous)

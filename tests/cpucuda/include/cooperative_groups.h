@@ -5,7 +5,7 @@
 namespace cooperative_groups {
 
 struct thread_block {
-  static void sync() { __syncthreads(); }
+  static void sync(CPUCUDA_LINE) { __syncthreads(line); }
   static unsigned size() { return blockDim.x * blockDim.y * blockDim.z; }
   static unsigned thread_rank() {
     return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
@@ -13,7 +13,7 @@ struct thread_block {
 };
 
 struct grid_group {
-  static void sync() { cpucuda_grid_barrier(); }
+  static void sync(CPUCUDA_LINE) { cpucuda_grid_barrier(line); }
   static unsigned long long num_blocks() { return 1ull * gridDim.x * gridDim.y * gridDim.z; }
   static unsigned long long size() { return num_blocks() * thread_block::size(); }
   static unsigned long long block_rank() {
@@ -26,6 +26,6 @@ struct grid_group {
 
 inline grid_group this_grid() { return {}; }
 inline thread_block this_thread_block() { return {}; }
-template <class G> void sync(const G& g) { g.sync(); }
+template <class G> void sync(const G& g, CPUCUDA_LINE) { g.sync(line); }
 
 }  // namespace cooperative_groups

@@ -53,9 +53,9 @@ extern "C" {
 extern const uint3 threadIdx, blockIdx;
 extern const dim3 blockDim, gridDim;
 extern char* cpucuda_dynamic_shared;
-void cpucuda_block_barrier();
-void cpucuda_grid_barrier();
-uint64_t cpucuda_warp_exchange(uint32_t mask, uint64_t value, int source);
+void cpucuda_block_barrier(int line);
+void cpucuda_grid_barrier(int line);
+uint64_t cpucuda_warp_exchange(uint32_t mask, uint64_t value, int source, int line);
 uint32_t cpucuda_active_lanes();
 [[noreturn]] void cpucuda_trap(const char* message);
 }
@@ -65,11 +65,14 @@ static const int warpSize = 32;
 inline void __trap() { cpucuda_trap(nullptr); }
 
 // ---- synchronisation ---------------------------------------------------------
-inline void __syncthreads() { cpucuda_block_barrier(); }
+// The last parameter is the line of the call: threads that meet must be at the same one.
+#define CPUCUDA_LINE int line = __builtin_LINE()
+inline void __syncthreads(CPUCUDA_LINE) { cpucuda_block_barrier(line); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 template <class T> T __ldg(const T* p) { return *p; }
+template <class T> T __ldcg(const T* p) { return *p; }
 inline unsigned __activemask() { return cpucuda_active_lanes(); }
 
 namespace cpucuda {
@@ -87,34 +90,34 @@ template <class T> T from_bits(uint64_t b) {
 inline int lane() {
   return int((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32);
 }
-template <class T> T shuffle(unsigned mask, T v, int source) {
-  return from_bits<T>(cpucuda_warp_exchange(mask, to_bits(v), source));
+template <class T> T shuffle(unsigned mask, T v, int source, int line) {
+  return from_bits<T>(cpucuda_warp_exchange(mask, to_bits(v), source, line));
 }
 }  // namespace cpucuda
 
-inline void __syncwarp(unsigned mask = ~0u) { cpucuda_warp_exchange(mask & cpucuda_active_lanes(), 0, -1); }
-inline unsigned __ballot_sync(unsigned mask, int p) {
-  return static_cast<unsigned>(cpucuda_warp_exchange(mask, p ? 1u << cpucuda::lane() : 0u, -1));
+inline void __syncwarp(unsigned mask = ~0u, CPUCUDA_LINE) { cpucuda_warp_exchange(mask, 0, -1, line); }
+inline unsigned __ballot_sync(unsigned mask, int p, CPUCUDA_LINE) {
+  return static_cast<unsigned>(cpucuda_warp_exchange(mask, p ? 1u << cpucuda::lane() : 0u, -1, line));
 }
-inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
-inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, !p) == 0; }
+inline int __any_sync(unsigned mask, int p, CPUCUDA_LINE) { return __ballot_sync(mask, p, line) != 0; }
+inline int __all_sync(unsigned mask, int p, CPUCUDA_LINE) { return __ballot_sync(mask, !p, line) == 0; }
 // The source lane is clipped to the caller's segment of `width` lanes; a lane
 // that has none there, or whose source is out of the mask, gets its own value.
-template <class T> T __shfl_sync(unsigned mask, T v, int source, int width = 32) {
+template <class T> T __shfl_sync(unsigned mask, T v, int source, int width = 32, CPUCUDA_LINE) {
   int l = cpucuda::lane();
-  return cpucuda::shuffle(mask, v, (l & ~(width - 1)) | (source & (width - 1)));
+  return cpucuda::shuffle(mask, v, (l & ~(width - 1)) | (source & (width - 1)), line);
 }
-template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32) {
+template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, CPUCUDA_LINE) {
   int l = cpucuda::lane(), s = l - static_cast<int>(d);
-  return cpucuda::shuffle(mask, v, s < (l & ~(width - 1)) ? l : s);
+  return cpucuda::shuffle(mask, v, s < (l & ~(width - 1)) ? l : s, line);
 }
-template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32) {
+template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, CPUCUDA_LINE) {
   int l = cpucuda::lane(), s = l + static_cast<int>(d);
-  return cpucuda::shuffle(mask, v, s > (l | (width - 1)) ? l : s);
+  return cpucuda::shuffle(mask, v, s > (l | (width - 1)) ? l : s, line);
 }
-template <class T> T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32) {
+template <class T> T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, CPUCUDA_LINE) {
   int l = cpucuda::lane(), s = l ^ x;
-  return cpucuda::shuffle(mask, v, s > (l | (width - 1)) ? l : s);
+  return cpucuda::shuffle(mask, v, s > (l | (width - 1)) ? l : s, line);
 }
 
 // ---- atomics: device threads never run at the same time ------------------------

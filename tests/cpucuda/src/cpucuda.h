@@ -37,7 +37,9 @@ enum : int { kSuccess = 0, CPUCUDA_ERRORS(CPUCUDA_CODE) };
 
 constexpr unsigned kMaxThreadsPerBlock = 1024;
 constexpr unsigned kWarp = 32;
-constexpr size_t kSharedPerBlock = 48 << 10, kSharedOptin = 163 << 10;
+constexpr size_t kSharedPerBlock = 48 << 10, kSharedMost = 228 << 10, kPage = 4096;
+constexpr unsigned char kPoison = 0xFF;  // memory that was not written yet reads as NaN
+inline bool is_poison(char c) { return static_cast<unsigned char>(c) == kPoison; }
 constexpr int kMultiprocessors = 4, kThreadsPerMultiprocessor = 2048;
 
 struct Dim3 { unsigned x, y, z; };
@@ -96,6 +98,11 @@ API int cpucuda_missing(const char* function);
 API int cudaStreamIsCapturing(void* stream, int* out);
 
 int compute_capability();
+size_t shared_optin();               // largest shared memory of a block, if asked for
+// Where an address is, seen from the nearest allocation: "" or ", 4 bytes past the end of ...".
+std::string locate(const char* address);
+// An allocation before or behind which something was written, in words; "" if there is none.
+std::string damaged_allocation();
 
 // ---- nvrtc.cpp: what a compiled "cubin" looks like ------------------------------
 // magic, 8-byte length, then an ELF shared object of that length.

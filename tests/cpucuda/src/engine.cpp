@@ -11,28 +11,32 @@
 // which are ordinary static variables in a linker section of their own. In a
 // cooperative launch all blocks are alive at once: then each keeps an image of
 // that section, swapped in when one of its threads runs.
+//
+// Which thread runs when is chosen by cpucuda_set_order(): a missing barrier
+// shows as a wrong result in one order or another.
 #include "cpucuda.h"
 
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <numeric>
+#include <random>
 
 // The built-in variables of device code (declared in cpucuda_device.h).
-alignas(128) static char dynamic_shared[kSharedOptin];
 extern "C" {
 Dim3 threadIdx, blockIdx, blockDim, gridDim;
-char* cpucuda_dynamic_shared = dynamic_shared;
+char* cpucuda_dynamic_shared;
 }
 
 namespace {
 
-constexpr size_t kStackSize = 256 << 10, kGuard = 4096;
-constexpr unsigned char kPoison = 0xFF;  // fresh __shared__ memory reads as NaN
+constexpr size_t kStackSize = 256 << 10, kGuard = kPage;
 
 struct Block;
 struct Fiber {
@@ -40,11 +44,12 @@ struct Fiber {
   char *stack = nullptr, *top = nullptr;
   Block* block = nullptr;
   unsigned tid = 0;                  // within the block
+  unsigned place = 0;                // how many of the block's threads began before it
   Dim3 thread{};                     // the same, as threadIdx
 };
 
-// A warp-wide exchange that some of its lanes have reached.
-struct WarpOp { uint32_t mask, arrived; };
+// A warp-wide exchange that some of its lanes have reached, and the source's line.
+struct WarpOp { uint32_t mask, arrived; int line; };
 struct Warp {
   uint32_t alive = 0;
   std::vector<WarpOp> pending;
@@ -55,13 +60,12 @@ struct Warp {
 
 struct Barrier {
   std::vector<Fiber*> waiting;
-  unsigned arrived = 0;
+  int line = 0;                      // of the source
 };
 
 struct Block {
   Dim3 index;
   unsigned started, alive;
-  Dim3 next;                         // threadIdx of the next thread to start
   Barrier barrier;
   std::vector<Warp> warps;
   std::vector<char> shared;          // only in a cooperative launch
@@ -83,6 +87,9 @@ struct Engine {
   Block* resident = nullptr;         // whose __shared__ data is in place
   void* scheduler_sp = nullptr;
   int failure = 0;
+  unsigned order = 0;                // see cpucuda_set_order()
+  std::minstd_rand random;
+  std::vector<unsigned> shuffled;    // the threads of a block, if the order is random
 } E;
 
 // switch_stack(&save, load): the whole of a fiber switch on x86-64.
@@ -125,11 +132,27 @@ Fiber* new_fiber() {
   return f;
 }
 
+// The dynamic __shared__ memory of every launch ends here, at an inaccessible page.
+char* dynamic_end() {
+  static char* const end = [] {
+    void* p = mmap(nullptr, kSharedMost + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) abort();
+    mprotect(static_cast<char*>(p) + kSharedMost, kGuard, PROT_NONE);
+    return static_cast<char*>(p) + kSharedMost;
+  }();
+  return end;
+}
+// Up to 15 bytes before it belong to nobody, so that the memory begins at a multiple of 16.
+bool slack_is_untouched() {
+  char* end = dynamic_end();
+  return std::all_of(cpucuda_dynamic_shared + E.launch->dynamic_shared, end, is_poison);
+}
+
 // Saves the __shared__ data that is in place for `from`, and puts that of `to` there.
 void swap_shared(Block* from, Block& to) {
   const Module& module = *E.launch->kernel->module;
   size_t fixed = module.shared_size, dynamic = E.launch->dynamic_shared;
-  char* begin = module.shared_begin;
+  char *begin = module.shared_begin, *dynamic_shared = cpucuda_dynamic_shared;
   to.shared.resize(fixed + dynamic, static_cast<char>(kPoison));
   if (from && fixed) memcpy(from->shared.data(), begin, fixed);
   if (from && dynamic) memcpy(from->shared.data() + fixed, dynamic_shared, dynamic);
@@ -154,16 +177,44 @@ void wait() {                        // until put on the ready queue
   enter(self);
 }
 
-void release(Barrier& b) {
-  for (Fiber* f : b.waiting) E.ready.push_back(f);
-  b.waiting.clear();
-  b.arrived = 0;
+void report(const char* what) {
+  fprintf(stderr, "cpucuda: kernel %s: %s in block (%u,%u,%u) thread (%u,%u,%u)\n",
+          E.launch->kernel->name.c_str(), what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x,
+          threadIdx.y, threadIdx.z);
 }
 
-// `alive` threads take part; the last of them to come lets the others go on.
-void arrive(Barrier& b, unsigned alive) {
-  if (++b.arrived == alive) return release(b);
+void abandon(int code) {             // from device code: give up the launch
+  E.failure = code;
+  to_scheduler();
+  __builtin_unreachable();
+}
+
+// Threads that meet must do so at one place of the source.
+void check_line(int expected, int line) {
+  if (line == expected) return;
+  char text[128];
+  snprintf(text, sizeof text, "diverged: waits at line %d, where others wait at line %d,", line, expected);
+  report(text);
+  abandon(kLaunchFailure);
+}
+
+// In the order in which they began, so that the order is the same after every barrier.
+void release(Barrier& b) {
+  auto before = [](Fiber* x, Fiber* y) {
+    return x->block != y->block ? x->block < y->block : x->place < y->place;
+  };
+  if (!std::is_sorted(b.waiting.begin(), b.waiting.end(), before))
+    std::sort(b.waiting.begin(), b.waiting.end(), before);
+  E.ready.insert(E.ready.end(), b.waiting.begin(), b.waiting.end());
+  b.waiting.clear();
+}
+
+// `alive` threads take part; the last of them to come lets all go on.
+void arrive(Barrier& b, unsigned alive, int line) {
+  if (b.waiting.empty()) b.line = line;
+  check_line(b.line, line);
   b.waiting.push_back(E.current);
+  if (b.waiting.size() == alive) release(b);
   wait();
 }
 
@@ -172,10 +223,11 @@ bool complete_warp_op(Warp& w, size_t i) {
   if (op.arrived != (op.mask & w.alive) || !op.arrived) return false;
   uint64_t all = 0;
   for (unsigned l = 0; l < kWarp; l++) if (op.arrived >> l & 1) all |= w.in[l];
-  for (unsigned l = 0; l < kWarp; l++) {
+  for (unsigned k = 0; k < kWarp; k++) {
+    unsigned l = E.order == 1 ? kWarp - 1 - k : k;
     if (!(op.arrived >> l & 1)) continue;
     w.out[l] = w.source[l] < 0 ? all : w.in[w.source[l]];
-    if (w.fiber[l] != E.current) E.ready.push_back(w.fiber[l]);
+    E.ready.push_back(w.fiber[l]);
   }
   w.pending.erase(w.pending.begin() + i);
   return true;
@@ -188,8 +240,8 @@ void thread_exit(Fiber* f) {
   E.grid_alive--;
   Warp& w = b.warps[f->tid / kWarp];
   w.alive &= ~(1u << f->tid % kWarp);
-  if (b.barrier.arrived && b.barrier.arrived == b.alive) release(b.barrier);
-  if (E.grid_barrier.arrived && E.grid_barrier.arrived == E.grid_alive) release(E.grid_barrier);
+  if (b.alive && b.barrier.waiting.size() == b.alive) release(b.barrier);
+  if (E.grid_alive && E.grid_barrier.waiting.size() == E.grid_alive) release(E.grid_barrier);
   for (size_t i = 0; i < w.pending.size();) i += !complete_warp_op(w, i);
 }
 
@@ -199,21 +251,33 @@ bool all_started() {
   return E.next_block == E.blocks.size();
 }
 
+// Element i of a sequence of n in the order of this launch.
+size_t in_order(size_t i, size_t n, const std::vector<unsigned>& shuffled) {
+  return E.order == 0 ? i : E.order == 1 ? n - 1 - i : shuffled[i];
+}
+void shuffle(std::vector<unsigned>& some, size_t n) {
+  some.resize(n);
+  std::iota(some.begin(), some.end(), 0u);
+  std::shuffle(some.begin(), some.end(), E.random);
+}
+Dim3 unravel(size_t i, Dim3 n) {
+  if (i < n.x) return {unsigned(i), 0, 0};
+  return {unsigned(i % n.x), unsigned(i / n.x % n.y), unsigned(i / n.x / n.y)};
+}
+
 // Runs unstarted threads until there are none, or one of them waits.
 void fiber_main() {
   Fiber* self = E.current;
   while (!all_started()) {
     Block& b = E.blocks[E.next_block];
     self->block = &b;
-    self->tid = b.started++;
-    self->thread = b.next;
-    if (++b.next.x == blockDim.x) {
-      b.next.x = 0;
-      if (++b.next.y == blockDim.y) { b.next.y = 0; b.next.z++; }
-    }
+    self->place = b.started++;
+    self->tid = unsigned(in_order(self->place, E.threads, E.shuffled));
+    self->thread = unravel(self->tid, blockDim);
     enter(self);
     E.launch->kernel->entry->invoke(E.params);
     thread_exit(self);
+    if (E.order > 1 && !E.ready.empty()) break;
   }
   E.idle.push_back(self);
   to_scheduler();
@@ -224,12 +288,14 @@ void fiber_main() {
 void run_blocks() {
   while (!E.failure) {
     Fiber* f;
-    if (!E.ready.empty()) {
-      f = E.ready.front();
-      E.ready.pop_front();
-    } else {
+    // In a random order some go on before others have begun.
+    if (E.ready.empty() || (E.order > 1 && E.random() % 2 && !all_started())) {
       if (all_started()) break;
       if (!(f = new_fiber())) { E.failure = kOutOfResources; return; }
+    } else {
+      if (E.order > 1) std::swap(E.ready[E.random() % E.ready.size()], E.ready.front());
+      f = E.ready.front();
+      E.ready.pop_front();
     }
     E.current = f;
     cpucuda_switch_stack(&E.scheduler_sp, f->sp);
@@ -240,25 +306,22 @@ void run_blocks() {
   E.failure = kLaunchFailure;
 }
 
-void abandon(int code) {             // from device code: give up the launch
-  E.failure = code;
-  to_scheduler();
-  __builtin_unreachable();
-}
-
-void report(const char* what) {
-  fprintf(stderr, "cpucuda: kernel %s: %s in block (%u,%u,%u) thread (%u,%u,%u)\n",
-          E.launch->kernel->name.c_str(), what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x,
-          threadIdx.y, threadIdx.z);
-}
-
 // A fault in device code becomes a CUDA error. The handler does not unwind: it
 // makes the interrupted code go on in fault_entry, at the top of its own stack.
 int fault_code;
 void fault_entry() { abandon(fault_code); }
 struct sigaction previous[NSIG];
 
-void on_fault(int sig, siginfo_t*, void* context) {
+// What was wrong, in words.
+std::string describe_fault(int sig, const char* at, bool writing) {
+  if (sig == SIGFPE) return "integer division by zero";
+  if (sig == SIGILL) return "index past the end of an array";  // -fsanitize=bounds, see nvrtc.cpp
+  char* end = dynamic_end();
+  std::string where = at >= end && at < end + kGuard ? ", past the end of the shared memory" : locate(at);
+  return std::string("illegal memory access (") + (writing ? "write" : "read") + where + ")";
+}
+
+void on_fault(int sig, siginfo_t* info, void* context) {
   auto* regs = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   char* sp = reinterpret_cast<char*>(regs[REG_RSP]);
   Fiber* f = E.current;
@@ -267,13 +330,13 @@ void on_fault(int sig, siginfo_t*, void* context) {
     return;
   }
   fault_code = sig == SIGFPE ? kLaunchFailure : kIllegalAddress;
-  report(sig == SIGFPE ? "integer division by zero" : "illegal memory access");
+  report(describe_fault(sig, static_cast<char*>(info->si_addr), regs[REG_ERR] & 2).c_str());
   regs[REG_RSP] = reinterpret_cast<greg_t>(f->top - 8);
   regs[REG_RIP] = reinterpret_cast<greg_t>(&fault_entry);
 }
 
 struct FaultHandlers {               // in place only while a kernel runs
-  static constexpr int signals[3] = {SIGSEGV, SIGBUS, SIGFPE};
+  static constexpr int signals[4] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
   stack_t old_stack;
   FaultHandlers() {
     static char area[64 << 10];
@@ -297,7 +360,6 @@ void start_block(Block& b, Dim3 index) {
   b.index = index;
   b.started = 0;
   b.alive = E.threads;
-  b.next = {0, 0, 0};
   b.barrier = {};
   b.shared.clear();
   b.warps.resize((E.threads + kWarp - 1) / kWarp);
@@ -313,16 +375,30 @@ void start_block(Block& b, Dim3 index) {
 void run_grid(const Launch& l) {
   const size_t count = size_t(l.grid.x) * l.grid.y * l.grid.z;
   const Module& module = *l.kernel->module;
+  char* end = dynamic_end();
+  cpucuda_dynamic_shared = end - (l.dynamic_shared + 15) / 16 * 16;
+  memset(cpucuda_dynamic_shared, kPoison, end - cpucuda_dynamic_shared);
+  std::vector<unsigned> shuffled;
+  if (E.order > 1) shuffle(shuffled, count);
   E.blocks.resize(l.cooperative ? count : 1);
   for (size_t i = 0; i < count && !E.failure; i++) {
-    Dim3 index{unsigned(i % l.grid.x), unsigned(i / l.grid.x % l.grid.y), unsigned(i / l.grid.x / l.grid.y)};
-    start_block(E.blocks[l.cooperative ? i : 0], index);
+    if (E.order > 1) shuffle(E.shuffled, E.threads);
+    start_block(E.blocks[l.cooperative ? i : 0], unravel(in_order(i, count, shuffled), l.grid));
     if (l.cooperative) continue;
     if (module.shared_size) memset(module.shared_begin, kPoison, module.shared_size);
-    if (l.dynamic_shared) memset(dynamic_shared, kPoison, l.dynamic_shared);
+    if (l.dynamic_shared) memset(cpucuda_dynamic_shared, kPoison, l.dynamic_shared);
     run_blocks();
   }
   if (l.cooperative) run_blocks();
+  if (E.failure) return;
+  if (!slack_is_untouched()) {
+    report("wrote past the end of the shared memory, somewhere up to the last thread");
+    E.failure = kIllegalAddress;
+  }
+  std::string damage = damaged_allocation();
+  if (damage.empty()) return;
+  report((damage + ", somewhere up to the last thread").c_str());
+  E.failure = kIllegalAddress;
 }
 
 }  // namespace
@@ -351,19 +427,28 @@ int run_launch(const Launch& launch, void** params) {
 
 // ---- what device code calls (declared in include/cpucuda_device.h) ----------
 
-API void cpucuda_block_barrier() { arrive(E.current->block->barrier, E.current->block->alive); }
+// Threads and blocks run in ascending order (0), descending order (1), or a random one of that seed.
+API void cpucuda_set_order(unsigned order) {
+  Lock lock(device_lock());
+  E.order = order;
+  E.random.seed(order);
+}
 
-API void cpucuda_grid_barrier() {
+API void cpucuda_block_barrier(int line) {
+  arrive(E.current->block->barrier, E.current->block->alive, line);
+}
+
+API void cpucuda_grid_barrier(int line) {
   if (!E.launch->cooperative) {
     report("grid sync in a launch that is not cooperative");
     abandon(kLaunchFailure);
   }
-  arrive(E.grid_barrier, E.grid_alive);
+  arrive(E.grid_barrier, E.grid_alive, line);
 }
 
 // The lanes of `mask` meet. Each gets the value of its source lane, or if that
 // is negative, the bits that any of the values has set.
-API uint64_t cpucuda_warp_exchange(uint32_t mask, uint64_t value, int source) {
+API uint64_t cpucuda_warp_exchange(uint32_t mask, uint64_t value, int source, int line) {
   Fiber* f = E.current;
   Warp& w = f->block->warps[f->tid / kWarp];
   unsigned lane = f->tid % kWarp;
@@ -376,9 +461,11 @@ API uint64_t cpucuda_warp_exchange(uint32_t mask, uint64_t value, int source) {
   w.fiber[lane] = f;
   size_t i = 0;
   while (i < w.pending.size() && w.pending[i].mask != mask) i++;
-  if (i == w.pending.size()) w.pending.push_back({mask, 0});
+  if (i == w.pending.size()) w.pending.push_back({mask, 0, line});
+  check_line(w.pending[i].line, line);
   w.pending[i].arrived |= 1u << lane;
-  if (!complete_warp_op(w, i)) wait();
+  complete_warp_op(w, i);
+  wait();
   return w.out[lane];
 }
 

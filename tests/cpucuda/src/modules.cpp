@@ -88,7 +88,7 @@ API int cuFuncGetAttribute(int* v, int attribute, const Kernel* k) {
 }
 API int cuFuncSetAttribute(Kernel* k, int attribute, int value) {
   if (attribute != 8) return attribute == 9 ? kSuccess : kInvalidValue;  // 9: a preference
-  if (value < 0 || value + k->module->shared_size > kSharedOptin) return kInvalidValue;
+  if (value < 0 || value + k->module->shared_size > shared_optin()) return kInvalidValue;
   k->dynamic_limit = value;
   return kSuccess;
 }

@@ -186,7 +186,7 @@ int compile(Program& p, int n, const char** options) {
     return kCompilation;
   write_file(rewritten, kSharedMacro + rewrite(read_file(preprocessed), p.expressions));
   if (!run(common + " -O" + env("CPUCUDA_OPTIMIZE", "2") +
-               " -fPIC -shared -fno-gnu-unique -fno-threadsafe-statics -Wl,-Bsymbolic -Wl,-T," +
+               " -fsanitize=bounds -fsanitize-undefined-trap-on-error -fPIC -shared -fno-gnu-unique -fno-threadsafe-statics -Wl,-Bsymbolic -Wl,-T," +
                quoted(root + "/shared.ld") + " " + quoted(rewritten) + " -o " + quoted(out), &p.log)) {
     if (const char* keep = getenv("CPUCUDA_KEEP")) write_file(keep, read_file(rewritten));
     return kCompilation;

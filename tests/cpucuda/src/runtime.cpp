@@ -3,7 +3,9 @@
 #include "cpucuda.h"
 
 #include <dlfcn.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -93,6 +95,10 @@ size_t total_memory() { return env_number("CPUCUDA_MEMORY_MB", 4096) << 20; }
 }  // namespace
 
 int compute_capability() { return int(env_number("CPUCUDA_COMPUTE_CAPABILITY", 80)); }
+size_t shared_optin() {              // CUDA Programming Guide, technical specifications
+  int c = compute_capability();
+  return size_t(c == 75 ? 64 : c == 80 ? 163 : c == 90 || c == 100 ? 227 : 99) << 10;
+}
 
 API int cudaGetDeviceCount(int* n) { *n = 1; return kSuccess; }
 API int cudaGetDevice(int* d) { *d = 0; return kSuccess; }
@@ -107,7 +113,7 @@ API int cudaDeviceGetAttribute(int* v, int attribute, int device) {
       {13, 1000000}, {14, 512}, {15, 1}, {16, kMultiprocessors}, {19, 1}, {31, 1}, {36, 1000000},
       {37, 64}, {38, 1 << 20}, {39, kThreadsPerMultiprocessor}, {40, 1}, {41, 1},
       {75, compute_capability() / 10}, {76, compute_capability() % 10}, {78, 1}, {81, 164 << 10}, {82, 65536},
-      {87, 2}, {95, 1}, {97, kSharedOptin}, {106, 32}, {111, 1024}, {115, 1}};
+      {87, 2}, {95, 1}, {97, int(shared_optin())}, {106, 32}, {111, 1024}, {115, 1}};
   auto i = values.find(attribute);
   *v = i == values.end() ? 0 : i->second;
   return kSuccess;
@@ -125,7 +131,7 @@ API int cudaGetDeviceProperties(void* out, int device) {
   put(360, compute_capability() / 10);
   put(364, compute_capability() % 10);
   put(384, kMultiprocessors);
-  put(672, kSharedOptin);
+  put(672, shared_optin());
   return kSuccess;
 }
 
@@ -319,7 +325,12 @@ struct Allocation { size_t size; MemoryType type; };
 std::map<uintptr_t, Allocation> allocations;
 size_t used_memory;
 
-size_t rounded_up(size_t size) { return (size + 511) & ~size_t(511); }
+// An allocation ends at an inaccessible page, and begins behind one. What is left
+// of its own pages in front of it, and up to 15 bytes behind it, is filled with
+// poison, as a small allocation itself is.
+constexpr size_t kWatched = 64, kPoisoned = 1 << 20;
+size_t rounded_up(size_t size, size_t to = 512) { return (size + to - 1) / to * to; }
+size_t pages(size_t size) { return rounded_up(rounded_up(size, 16) + kWatched, kPage); }
 
 int allocate(void** out, size_t size, MemoryType type) {
   Lock lock(device_lock());
@@ -328,8 +339,14 @@ int allocate(void** out, size_t size, MemoryType type) {
   size_t rounded = rounded_up(size);
   bool full = type == kDevice && used_memory + rounded > total_memory();
   if (rounded < size || full) return kOutOfMemory;
-  if (!(*out = aligned_alloc(512, rounded))) return kOutOfMemory;
-  allocations[reinterpret_cast<uintptr_t>(*out)] = {size, type};
+  void* p = mmap(nullptr, pages(size) + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return kOutOfMemory;
+  char *first = static_cast<char*>(p) + kPage, *end = first + pages(size), *begin = end - rounded_up(size, 16);
+  mprotect(first, end - first, PROT_READ | PROT_WRITE);
+  memset(begin - kWatched, kPoison, kWatched);
+  memset(begin + size, kPoison, end - begin - size);
+  if (size <= kPoisoned) memset(begin, kPoison, size);
+  allocations[reinterpret_cast<uintptr_t>(*out = begin)] = {size, type};
   if (type == kDevice) used_memory += rounded;
   return kSuccess;
 }
@@ -338,8 +355,9 @@ int release(void* p, MemoryType type) {
   if (!p) return kSuccess;
   auto i = allocations.find(reinterpret_cast<uintptr_t>(p));
   if (i == allocations.end() || i->second.type != type) return kInvalidValue;
-  if (type == kDevice) used_memory -= rounded_up(i->second.size);
-  free(p);
+  size_t size = i->second.size;
+  if (type == kDevice) used_memory -= rounded_up(size);
+  munmap(static_cast<char*>(p) + rounded_up(size, 16) - pages(size) - kPage, pages(size) + 2 * kPage);
   allocations.erase(i);
   return kSuccess;
 }
@@ -352,6 +370,9 @@ const std::pair<const uintptr_t, Allocation>* find_allocation(const void* p) {
 MemoryType memory_type(const void* p) {
   auto* found = find_allocation(p);
   return found ? found->second.type : kUnregistered;
+}
+std::string beside(size_t bytes, const char* where, const Allocation& a) {
+  return std::to_string(bytes) + " bytes " + where + " an allocation of " + std::to_string(a.size) + " bytes";
 }
 // A range that an operation takes for device memory must be inside an
 // allocation (or be a variable of a module, which lies in none).
@@ -384,6 +405,28 @@ int copy(void* dst, const void* src, size_t n, int kind, void* stream, bool bloc
   });
 }
 }  // namespace
+
+std::string locate(const char* address) {
+  auto at = reinterpret_cast<uintptr_t>(address);
+  auto next = allocations.upper_bound(at);
+  if (next != allocations.end() && next->first - at <= pages(0) + kPage)
+    return ", " + beside(next->first - at, "before", next->second);
+  if (next == allocations.begin()) return "";
+  auto& [begin, a] = *--next;
+  return at < begin + rounded_up(a.size, 16) + kPage ? ", " + beside(at - begin - a.size, "past the end of", a) : "";
+}
+std::string damaged_allocation() {
+  for (auto& [begin, a] : allocations) {
+    auto *p = reinterpret_cast<char*>(begin), *end = p + a.size, *slack_end = p + rounded_up(a.size, 16);
+    auto before = std::find_if_not(p - kWatched, p, is_poison), behind = std::find_if_not(end, slack_end, is_poison);
+    if (before == p && behind == slack_end) continue;
+    std::string found = before != p ? beside(p - before, "before", a) : beside(behind - end, "past the end of", a);
+    memset(p - kWatched, kPoison, kWatched);  // reported once
+    memset(end, kPoison, slack_end - end);
+    return "wrote " + found;
+  }
+  return "";
+}
 
 API int cudaMalloc(void** p, size_t n) { count(kMallocs); return allocate(p, n, kDevice); }
 API int cudaMallocAsync(void** p, size_t n, void*) { return cudaMalloc(p, n); }
