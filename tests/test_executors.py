@@ -271,18 +271,36 @@ def test_an_epoch_is_read_once(counting):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 4])
-@pytest.mark.parametrize(("output", "constant"), [("softmax", 12.5), ("identity", 4)])
-def test_launches_of_an_update(output, constant, n_layers, counting):
-    """Kernels and products of one update: a ceiling, to be lowered when some are saved.
+@pytest.mark.parametrize(
+    ("output", "options", "more"),
+    [
+        ("softmax", {}, 0),
+        ("identity", {}, 0),
+        ("softmax", {"dropout": 0.5, "weighted": True}, 0),
+        ("softmax", {"optimizer": gb.Adam(0.01, l2=0.1, weight_decay=0.1)}, 0),
+        ("softmax", {"optimizer": gb.SGD(0.01, momentum=0.9, clip_norm=1.0)}, 1),
+    ],
+)
+def test_launches_of_an_update(output, options, more, n_layers, counting):
+    """Kernels and products of one update: at most 5 for each layer, and 2.
 
-    Each layer takes a product and a pass forward, a product and a sum (of two kernels) for its
-    gradient, and a product and a pass back to the one below it; besides there are the loss, its
-    record, the step and, for all of a block, gathering.
+    Each layer takes a product and a pass forward, a product for its gradient, and a product and a
+    pass back to the one below it; the output layer's passes are one, there is nothing below layer
+    0, and the step is one: 5 L - 1. A gradient that is clipped is measured first. Besides, the two
+    batches of each block here are gathered: X, then the targets (class numbers: two), the weights.
     """
-    net = gb.Network([8, *[16] * (n_layers - 1), 3], "sigmoid", output, backend=counting, rng=0)
+    options = dict(options)
+    sizes, dropout = [8, *[16] * (n_layers - 1), 3], options.pop("dropout", 0.0)
+    net = gb.Network(sizes, "sigmoid", output, dropout=dropout, backend=counting, rng=0)
     targets = LABELS if output == "softmax" else np.eye(3)[LABELS]
-    changed, slices = train_counting(net, 12 * 32, 32, targets=targets)
-    assert (changed["launches"] + changed["blas_calls"]) / (2 * slices) <= 6 * n_layers + constant
+    gathers = 3 if output == "softmax" else 2
+    if options.pop("weighted", False):
+        options["sample_weight"] = np.linspace(1, 2, 12 * 32)
+        gathers += 1
+    changed, slices = train_counting(net, 12 * 32, 32, targets=targets, **options)
+    of_updates = changed["launches"] + changed["blas_calls"] - gathers * slices
+    assert of_updates / (2 * slices) == 5 * n_layers - 1 + more
+    assert (of_updates + gathers * slices) / (2 * slices) <= 5 * n_layers + 2
 
 
 # ---- the same on every backend -------------------------------------------------------------------

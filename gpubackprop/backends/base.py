@@ -18,6 +18,7 @@ from gpubackprop.backends.turns import Turns
 from gpubackprop.buffers import Workspace
 from gpubackprop.expressions import Expression, to_python
 from gpubackprop.model import Model
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
 
 #: A step's loss joins the total; the first step whose loss is NaN or infinite is remembered.
@@ -430,6 +431,25 @@ class Backend:
         self.xp.matmul(delta.T, a, out=dW)
         if db is not None:
             self.xp.sum(delta, axis=0, out=db)
+
+    # ---- a whole step
+    # ------------------------------------------------------------------------------------
+
+    def step(self, model: Model, optimizer: Optimizer, dropout_seed: int) -> Any:
+        """Return a step that does all of an update's operations in fewer passes.
+
+        Parameters
+        ----------
+        model : Model
+        optimizer : Optimizer
+        dropout_seed : int
+
+        Returns
+        -------
+        gpubackprop.backends.cuda.step.Step or None
+            None where an update is the operations one by one.
+        """
+        return None
 
     # ---- operations: update
     # -----------------------------------------------------------------------

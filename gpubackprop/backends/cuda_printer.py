@@ -47,12 +47,18 @@ def to_kernel(expression: Expression) -> Kernel:
 
 def dropout_kernel() -> Kernel:
     """Print `gpubackprop.dropout`'s hash; `i` is the element's index in the array."""
-    lines = ["unsigned long long x = (first + i & 0xFFFFFFFFull) ^ key;"]
+    lines = ["unsigned long long x = (first + i & 0xFFFFFFFFull) ^ key;", *mix_lines()]
+    lines.append("out = x >= threshold ? scale : T(0);")
+    inputs = "uint64 key, uint64 first, uint64 threshold, T scale"
+    return Kernel("dropout_mask", inputs, "T out", "\n".join(lines))
+
+
+def mix_lines() -> list[str]:
+    """Print `dropout.mix` on a word x of 64 bits."""
+    lines = []
     for step, constant in dropout.MIX:
         if step == "xor_shift":
             lines.append(f"x ^= x >> {constant};")
         else:
             lines.append(f"x = x * {constant:#x}ull & 0xFFFFFFFFull;")
-    lines.append("out = x >= threshold ? scale : T(0);")
-    inputs = "uint64 key, uint64 first, uint64 threshold, T scale"
-    return Kernel("dropout_mask", inputs, "T out", "\n".join(lines))
+    return lines

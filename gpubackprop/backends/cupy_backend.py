@@ -15,10 +15,13 @@ import numpy as np
 from gpubackprop import dropout
 from gpubackprop.activations import SIGMOID, Activation
 from gpubackprop.backends.base import Backend
+from gpubackprop.backends.cuda.step import Step
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
 from gpubackprop.backends.cupy_copies import Staging, Turns
 from gpubackprop.errors import missing
 from gpubackprop.expressions import Expression
+from gpubackprop.model import Model
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
 
 
@@ -240,6 +243,12 @@ class CupyBackend(PlainCupyBackend):
                 "isfinite(x) ? 0. : 1.", "a + b", "y = a == 0", "0", "all_finite",
             ),
         }  # fmt: skip
+
+    def step(self, model: Model, optimizer: Optimizer, dropout_seed: int) -> Step | None:
+        """Return a step in fused passes; None if the optimiser reads more than the gradient."""
+        if optimizer.expression.arguments != ("g",):
+            return None
+        return Step(self, model, optimizer, dropout_seed)
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
         """Gather ``out[i] = X[rows[i]]``; returns `out`. `cupy.take` would allocate."""

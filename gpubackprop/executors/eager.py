@@ -19,6 +19,8 @@ class Eager:
         self._workspace: Workspace | None = None
         self._second: Parameters | None = None
         self._gather = Gather(job.model, job.backend)
+        # On a GPU, fused passes take the place of the operations.
+        self._fused = job.backend.step(job.model, job.optimizer, job.dropout_seed)
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -41,6 +43,8 @@ class Eager:
         block = batch_size * batches_per_block(self.job.model, batch_size)
         for i in range(start, stop, block):
             rows = min(block, stop - i)
+            if self._fused is not None:
+                self._begin(source, i, rows, batch_size, state, progress)
             if batch_size <= backprop.SLICE:
                 X, Y, w = self._gather.rows(source, order, i, i + rows)
             for k in range(0, rows, batch_size):
@@ -68,14 +72,18 @@ class Eager:
     ) -> None:
         """Record the loss of a batch of n rows and update."""
         job, share = self.job, 1.0
-        job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
         if job.penalised and job.optimizer.penalty is not None:
             share = progress.penalty_share(progress.batch, n)
             l1, l2 = job.optimizer.l1, job.optimizer.l2
             W = parameters.flat_weights
             job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
-        rate = progress.learning_rate(progress.batch)
-        backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
+        if self._fused is not None:
+            self._fused.update(parameters, state.gradient, state.slots, state.trainable, n, tally)
+            state.updates += 1
+        else:
+            job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
+            rate = progress.learning_rate(progress.batch)
+            backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
         progress.batch += 1
         progress.steps += 1
 
@@ -96,6 +104,10 @@ class Eager:
         if ws is None or ws.n_rows < n:
             ws = self._workspace = Workspace(model, n, backend)
         ws = ws.rows(n)
+        if self._fused is not None:
+            first = None if dropping is None else dropping.first
+            self._fused.gradient(X, Y, w, scale, parameters, ws, out, loss, first)
+            return
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
         backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
@@ -134,6 +146,27 @@ class Eager:
             if first:
                 backend.add(self._second.flat, state.gradient.flat)
                 backend.add(tally.part, tally.value)
+
+    def _begin(
+        self,
+        source: Source,
+        start: int,
+        rows: int,
+        batch_size: int,
+        state: State,
+        progress: Progress,
+    ) -> None:
+        """Tell the fused passes what the updates of the next rows need."""
+        n = source.n_samples
+
+        def share(batch: int) -> float:
+            return progress.penalty_share(batch, min(batch_size, n - batch * batch_size))
+
+        self._fused.scalars.begin(
+            -(-rows // batch_size), -(-(n - start) // batch_size),
+            state.updates, progress.steps, progress.batch, start,
+            progress.learning_rate, share if self.job.penalised else None,
+        )  # fmt: skip
 
     def _dropping(self, progress: Progress) -> Dropping | None:
         if not any(self.job.model.dropout):

@@ -1,0 +1,114 @@
+// The output layer from its product on, in one pass: bias, activation, loss, delta, and the sums.
+
+// One row by a group of lanes; z holds the product, and then delta. Returns the lane's share of the
+// row's loss.
+__device__ __forceinline__ double elementwise_row(int lane, int lanes, int columns, int kind,
+                                                         const real* C, real* z, const real* b,
+                                                         const real* y, real scale, real weight) {
+    double loss = 0;
+    for (int j = lane; j < columns; j += lanes) {
+        const real sum = z[j] + (b ? b[j] : real(0)), o = activate(kind, sum, C);
+        loss += loss_term(kind, o, sum, y[j], C) * weight;
+        z[j] = loss_delta(kind, o, sum, y[j], scale, C) * weight;
+    }
+    return loss;
+}
+
+// The same for softmax: numbers are shifted by the row's largest, so that no exp overflows, and the
+// loss of a certain class is log(sum) instead of a logarithm of 0. All lanes of a warp must call it;
+// those without a row (live is false) touch no memory.
+__device__ __forceinline__ double softmax_row(int lane, int lanes, bool live, int columns,
+                                                     const real* C, real* z, const real* b,
+                                                     const real* y, real scale, real weight) {
+    const int end = live ? columns : 0;
+    real top = end ? z[0] + (b ? b[0] : real(0)) : real(0);
+    for (int j = lane; j < end; j += lanes) {
+        const real x = z[j] + (b ? b[j] : real(0));
+        top = x > top ? x : top;
+    }
+    top = group_max(top, lanes);  // (the shuffles also keep z from being written before all read it)
+    real sum = 0;
+    for (int j = lane; j < end; j += lanes) {
+        z[j] = z[j] + (b ? b[j] : real(0)) - top;
+        sum += activate(SOFTMAX, z[j], C);
+    }
+    sum = group_sum(sum, lanes);
+    real slopes = 0;
+    if (ROW_DELTA) {  // row k of the Jacobian: o[k] * (e[k] - sum(e * o)), e = scale * dloss/do
+        for (int j = lane; j < end; j += lanes) {
+            const real o = activate(SOFTMAX, z[j], C) / sum;
+            slopes += scale * loss_slope(SOFTMAX, o, z[j], y[j], C) * o;
+        }
+        slopes = group_sum(slopes, lanes);
+    }
+    real dot = 0;
+    double loss = 0;
+    for (int j = lane; j < end; j += lanes) {
+        const real shifted = z[j], o = activate(SOFTMAX, shifted, C) / sum;
+        real delta;
+        if (ROW_DELTA)
+            delta = o * (scale * loss_slope(SOFTMAX, o, shifted, y[j], C) - slopes);
+        else
+            delta = loss_delta(SOFTMAX, o, shifted, y[j], scale, C);
+        if (ROW_LOSS)  // -sum(y log o) = log(sum) sum(y) - sum(y shifted), and sum(y) = 1
+            dot += y[j] * shifted;
+        else
+            loss += loss_term(SOFTMAX, o, shifted, y[j], C) * weight;
+        z[j] = delta * weight;
+    }
+    if (ROW_LOSS) {
+        dot = group_sum(dot, lanes);
+        if (live && lane == 0) loss = (log(sum) - dot) * weight;
+    }
+    return loss;
+}
+
+// z (rows x columns, the product) -> delta, in place; the batch's summed loss -> value; the sum of
+// delta over the rows -> db (where wanted). Block (lanes of a row, rows), 256 threads; grid (1,
+// slabs). `partials` takes slabs * columns numbers, `losses` one a slab. The last block to arrive
+// adds the slabs in their order.
+extern "C" __global__ void __launch_bounds__(256, 2)
+output_pass(real* z, const real* b, const real* Y, const real* w, real* db, double* value, int rows,
+            int columns, int kind, const real* C, real scale, real* partials, double* losses,
+            unsigned* tickets) {
+    __shared__ double warp_losses[8];
+    const int lane = threadIdx.x, lanes = blockDim.x, thread = threadIdx.y * lanes + lane;
+    const int slabs = gridDim.y, slab = blockIdx.y, per = (rows + slabs - 1) / slabs;
+    const int first = slab * per, end = first + per < rows ? first + per : rows;
+    double loss = 0;
+    for (int base = first; base < end; base += blockDim.y) {  // as often for all: shuffles
+        const int r = base + threadIdx.y;
+        const bool live = r < end;
+        const size_t at = size_t(live ? r : first) * columns;
+        const real weight = w && live ? w[r] : real(1);
+        if (kind == SOFTMAX)
+            loss += softmax_row(lane, lanes, live, columns, C, z + at, b, Y + at, scale, weight);
+        else if (live)
+            loss += elementwise_row(lane, lanes, columns, kind, C, z + at, b, Y + at, scale, weight);
+    }
+    loss = group_sum(loss, 32);
+    if (thread % 32 == 0) warp_losses[thread / 32] = loss;
+    __syncthreads();  // it also makes the block's deltas visible to all its threads
+    if (thread == 0) {
+        for (int k = 1; k < 8; ++k) loss += warp_losses[k];
+        losses[slab] = loss;
+    }
+    if (db)
+        for (int column = thread; column < columns; column += 256) {
+            real sum = 0;
+            for (int r = first; r < end; ++r) sum += z[size_t(r) * columns + column];
+            partials[size_t(slab) * columns + column] = sum;
+        }
+    if (!last_to_arrive(tickets, slabs)) return;
+    if (thread == 0) {
+        loss = 0;
+        for (int s = 0; s < slabs; ++s) loss += load_l2(&losses[s]);
+        *value = loss;
+    }
+    if (db)
+        for (int column = thread; column < columns; column += 256) {
+            real sum = 0;
+            for (int s = 0; s < slabs; ++s) sum += load_l2(&partials[size_t(s) * columns + column]);
+            db[column] = sum;
+        }
+}

@@ -1,0 +1,402 @@
+"""One update on a CuPy device in few launches: products by cuBLAS, a fused pass between any two."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubackprop import dropout
+from gpubackprop.backends.cuda import functions, modules
+from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.model import Model
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.types import Array
+
+#: Updates whose scalars are on the device at once.
+TABLE_ROWS = 1024
+#: Blocks that one pass is divided among at most: some for each multiprocessor of a large device.
+_BLOCKS = 512
+_THREADS = 256
+
+
+class Step:
+    """The passes of an update of one network by one optimiser, each a kernel launch.
+
+    Nothing here waits for the device or allocates after the first batch of a size.
+
+    Parameters
+    ----------
+    backend : CupyBackend
+    model : Model
+    optimizer : Optimizer
+        Its update reads the gradient alone.
+    dropout_seed : int
+    """
+
+    def __init__(self, backend: Any, model: Model, optimizer: Optimizer, dropout_seed: int) -> None:
+        self.backend, self.model, self.optimizer = backend, model, optimizer
+        self._formulas = modules.formulas(model, optimizer)
+        values, first = functions.layer_constants(model)
+        # One number more, so that the part of a layer without any is not empty.
+        constants = self._upload([*values, 0.0], model.dtype)
+        self._C = [constants[start:] for start in first]
+        values = functions.optimizer_constants(optimizer)
+        self._C_update = self._upload([*values, 0.0], model.dtype)
+        known = self._formulas.known
+        self._kind = [
+            np.int32(functions.kind(activation, known)) for activation in model.activations
+        ]
+        self._drop = [self._dropout(dropout_seed, l, p) for l, p in enumerate(model.dropout)]
+        self._keep_all = np.zeros((), modules.DROPOUT[model.dtype])
+        self.scalars = Scalars(backend, model.dtype, optimizer)
+        self._scratch: Scratch | None = None
+        self._norm = backend.empty((1,), model.dtype)
+
+    def _upload(self, values: list[float], dtype: np.dtype) -> Array:
+        return self.backend.upload(np.array(values, dtype), self.backend.empty(len(values), dtype))
+
+    def _dropout(self, seed: int, layer: int, p: float) -> np.ndarray:
+        drop = np.zeros((), modules.DROPOUT[self.model.dtype])
+        drop["layer_key"] = dropout.layer_key(seed, layer)
+        drop["threshold"], drop["scale"] = dropout.threshold(p), 1 / (1 - p)
+        return drop
+
+    @functools.cached_property
+    def _kernels(self) -> dict[str, Any]:
+        device = self.backend.device
+        return {
+            name: kernel
+            for unit in ("layers", "output")
+            for name, kernel in modules.kernels(unit, self._formulas, device).items()
+        }
+
+    @functools.cached_property
+    def _update_kernels(self) -> dict[str, Any]:
+        return modules.kernels("update", self._formulas, self.backend.device)
+
+    # ---- the gradient ---------------------------------------------------------------------------
+
+    def gradient(
+        self,
+        X: Array,
+        Y: Array,
+        w: Array | None,
+        scale: float,
+        parameters: Parameters,
+        ws: Workspace,
+        out: Parameters,
+        loss: Array,
+        first: int | None,
+    ) -> None:
+        """Write `scale` times the gradient of some rows' summed loss, and that sum.
+
+        Parameters
+        ----------
+        X, Y : array of shape (n, n_in), (n, n_out)
+        w : array of shape (n,) or None
+        scale : float
+        parameters : Parameters
+        ws : Workspace
+            Of n rows; overwritten.
+        out : Parameters
+            Overwritten with dL/dW and dL/db.
+        loss : float64 array of shape (1,)
+            Overwritten.
+        first : int or None
+            Row in its batch of the first row, for dropout; None leaves dropout out.
+        """
+        n, last = len(X), self.model.n_layers - 1
+        self._reserve(n)
+        a = X
+        for l in range(last):
+            a = self._layer(l, a, parameters, ws, first)
+        self._product(a, parameters.weights[last], ws.delta[last])
+        self._output(ws.delta[last], Y, w, scale, parameters, out, loss)
+        for l in reversed(range(self.model.n_layers)):
+            a = X if l == 0 else (ws.a if first is None else ws.h)[l - 1]
+            self._weights_gradient(l, ws.delta[l], a, out)
+            # Layer 0 has no trained layer below it, so no delta is sent there.
+            if l > 0:
+                self._back(l, parameters, ws, out, first)
+
+    def _layer(
+        self, l: int, a: Array, parameters: Parameters, ws: Workspace, first: int | None
+    ) -> Array:
+        """Pass a batch through a hidden layer; returns what the next one reads."""
+        z = ws.z[l]
+        self._product(a, parameters.weights[l], z)
+        rows, columns = z.shape
+        grid, block = self._tiles(rows, columns)
+        self._kernels["bias_activation"](
+            grid,
+            block,
+            (
+                z, parameters.biases[l], ws.a[l], ws.h[l], np.int64(rows), np.int32(columns),
+                self._kind[l], self._C[l], self._dropping(l, first), self.scalars.state,
+            ),
+        )  # fmt: skip
+        return ws.a[l] if first is None else ws.h[l]
+
+    def _product(self, a: Array, W: Array, out: Array) -> None:
+        """Write ``a @ W.T``."""
+        self.backend.xp.matmul(a, W.T, out=out)
+
+    def _output(
+        self,
+        z: Array,
+        Y: Array,
+        w: Array | None,
+        scale: float,
+        parameters: Parameters,
+        out: Parameters,
+        loss: Array,
+        db: bool = True,
+    ) -> None:
+        """Go from the output layer's product to its delta, its bias gradient and the loss."""
+        rows, columns = z.shape
+        lanes = min(32, _power_of_two(columns))
+        at_once = _THREADS // lanes
+        slabs = min(-(-rows // at_once), _BLOCKS)
+        scratch, biases = self._scratch, out.biases[-1] if db else None
+        assert scratch is not None
+        self._kernels["output_pass"](
+            (1, slabs),
+            (lanes, at_once),
+            (
+                z, parameters.biases[-1], Y, w, biases, loss, np.int32(rows), np.int32(columns),
+                self._kind[-1], self._C[-1], z.dtype.type(scale), scratch.partials,
+                scratch.sums, scratch.tickets,
+            ),
+        )  # fmt: skip
+
+    def _weights_gradient(self, l: int, delta: Array, a: Array, out: Parameters) -> None:
+        """Write ``dW = delta.T @ a``. The bias gradient came with delta."""
+        self.backend.xp.matmul(delta.T, a, out=out.weights[l])
+
+    def _back(
+        self, l: int, parameters: Parameters, ws: Workspace, out: Parameters, first: int | None
+    ) -> None:
+        """Carry the error from layer l to the one below, and write that one's bias gradient."""
+        delta = ws.delta[l - 1]
+        self.backend.xp.matmul(ws.delta[l], parameters.weights[l], out=delta)
+        rows, columns = delta.shape
+        (tiles, _), block = self._tiles(rows, columns)
+        slabs = max(1, min(-(-rows // (8 * block[1])), _BLOCKS // tiles))
+        scratch = self._scratch
+        assert scratch is not None
+        self._kernels["delta_bias_gradient"](
+            (tiles, slabs),
+            block,
+            (
+                delta, self._read(l - 1, ws), out.biases[l - 1], np.int32(rows), np.int32(columns),
+                self._kind[l - 1], self._C[l - 1], self._dropping(l - 1, first),
+                self.scalars.state, scratch.partials, scratch.tickets,
+            ),
+        )  # fmt: skip
+
+    def _read(self, l: int, ws: Workspace) -> Array:
+        """Return what a layer's f' reads."""
+        return (ws.z if self.model.activations[l].reads == "z" else ws.a)[l]
+
+    def _dropping(self, l: int, first: int | None) -> np.ndarray:
+        if first is None or not self.model.dropout[l]:
+            return self._keep_all
+        counter = first * self.model.sizes[l + 1]
+        drop = self._drop[l]
+        if counter != drop["first"]:
+            drop = drop.copy()
+            drop["first"] = counter
+        return drop
+
+    @staticmethod
+    def _tiles(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the grid and the block of a pass over a matrix."""
+        width = min(32, _power_of_two(columns))
+        height = _THREADS // width
+        tiles = -(-columns // width)
+        return (tiles, max(1, min(-(-rows // height), 4 * _BLOCKS // tiles))), (width, height)
+
+    def _reserve(self, n: int) -> None:
+        """Make room for the partial sums of a batch of n rows."""
+        if self._scratch is None or self._scratch.n_rows < n:
+            self._scratch = self._new_scratch(n)
+
+    def _new_scratch(self, n: int) -> "Scratch":
+        widest = max(self.model.sizes)
+        slabs = max(1, min(n, _BLOCKS))
+        return Scratch(self.backend, self.model.dtype, n, slabs * widest, widest)
+
+    # ---- the update -----------------------------------------------------------------------------
+
+    def update(
+        self,
+        parameters: Parameters,
+        gradient: Parameters,
+        slots: list[Array],
+        trainable: Array | None,
+        rows: int,
+        tally: Any,
+    ) -> None:
+        """Let the optimiser move all parameters, record the loss and move the state on.
+
+        Parameters
+        ----------
+        parameters : Parameters
+            Overwritten.
+        gradient : Parameters
+        slots : list of array
+            Overwritten.
+        trainable : array or None
+        rows : int
+            Of the batch.
+        tally : Tally
+        """
+        n, optimizer, scalars = parameters.flat.size, self.optimizer, self.scalars
+        T = self.model.dtype.type
+        n_weights = np.int64(self.model.layout.n_weights)
+        blocks = min(-(-n // _THREADS), _BLOCKS)
+        scratch, flat, g = self._scratch, parameters.flat, gradient.flat
+        assert scratch is not None
+        table = scalars.table, np.int64(scalars.row_step)
+        norm = None
+        if optimizer.clip_norm is not None:
+            norm = self._norm
+            self._update_kernels["gradient_norm"](
+                (blocks,),
+                (_THREADS,),
+                (flat, g, trainable, np.int64(n), n_weights, *table, scalars.state, scratch.sums,
+                 scratch.tickets, norm),
+            )  # fmt: skip
+        places = np.array(([slot.data.ptr for slot in slots] + [0],), self._slots)
+        self._update_kernels["update"](
+            (blocks,),
+            (_THREADS,),
+            (
+                flat, g, places, trainable, np.int64(n), n_weights, *table, self._C_update, norm,
+                T(optimizer.clip_norm or 0), np.int32(optimizer.weight_decay > 0), np.int32(rows),
+                tally.value, tally.total, tally.first_bad, scalars.state, scratch.tickets,
+            ),
+        )  # fmt: skip
+        scalars.moved(rows)
+
+    @functools.cached_property
+    def _slots(self) -> np.dtype:
+        """`Slots` of update.cu."""
+        return np.dtype([("at", np.uint64, (len(self.optimizer.slots) + 1,))])
+
+
+class Scratch:
+    """Where blocks of a launch leave what the last of them adds up.
+
+    Attributes
+    ----------
+    n_rows : int
+        Of the largest batch.
+    partials : array
+    sums : float64 array of shape (_BLOCKS,)
+    tickets : uint32 array
+        0 between launches.
+    """
+
+    def __init__(
+        self, backend: Any, dtype: np.dtype, n_rows: int, n_partials: int, n_tickets: int
+    ) -> None:
+        self.n_rows = n_rows
+        self.partials = backend.empty(n_partials, dtype)
+        self.sums = backend.empty(_BLOCKS, np.float64)
+        self.tickets = backend.zeros(n_tickets, np.uint32)
+
+
+class Scalars:
+    """The numbers of each update, and where a run stands, in device memory.
+
+    They are uploaded ahead, for the rest of an epoch or `TABLE_ROWS` updates, and only if they
+    differ from those that are there.
+
+    Attributes
+    ----------
+    table : array of shape (TABLE_ROWS, row_length)
+    row_step : int
+        Numbers from one update's row to the next; 0 where all updates have the same.
+    state : int64 array of shape (4,)
+        `State` of common.cu; the device moves it on.
+    """
+
+    def __init__(self, backend: Any, dtype: np.dtype, optimizer: Optimizer) -> None:
+        self.backend, self.optimizer = backend, optimizer
+        width = functions.row_length(optimizer)
+        self.table = backend.empty((TABLE_ROWS, width), dtype)
+        self.state = backend.zeros(modules.STATE.itemsize // 8, np.int64)
+        self._rows = np.empty((0, width))
+        self._at = [0, -1, -1, -1]
+        same = type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
+        self._same = same and not optimizer.schedule.per_update
+        self.row_step = 0
+
+    def begin(
+        self,
+        n: int,
+        ahead: int,
+        updates: int,
+        steps: int,
+        batch: int,
+        position: int,
+        learning_rate: Callable[[int], float],
+        share: Callable[[int], float] | None,
+    ) -> None:
+        """See to it that the next updates find their numbers.
+
+        Parameters
+        ----------
+        n : int
+            How many there are for certain, 1..TABLE_ROWS.
+        ahead : int
+            How many there are to be in the epoch from here.
+        updates, steps, batch, position : int
+            Where the run stands.
+        learning_rate, share : callable
+            Of a batch of the epoch. Without `share`, the penalties' factors are multiplied by 1.
+        """
+        row, *at = self._at
+        same = self._same and share is None
+        self.row_step = 0 if same else self.table.shape[1]
+        now = self._row(updates, batch, learning_rate, share)
+        known = 0 if same else row
+        ready = known + (1 if same else n) <= len(self._rows)
+        if not ready or tuple(self._rows[known]) != now:
+            many = 1 if same else max(n, min(ahead, TABLE_ROWS))
+            rows = [now] + [
+                self._row(updates + i, batch + i, learning_rate, share) for i in range(1, many)
+            ]
+            self._rows = np.array(rows)
+            self.backend.upload(self._rows, self.table[:many])
+            row = 0
+        if [row, steps, batch, position] != [self._at[0], *at]:
+            self._at = [row, steps, batch, position]
+            self.backend.upload(np.array(self._at), self.state)
+
+    def _row(
+        self,
+        updates: int,
+        batch: int,
+        learning_rate: Callable[[int], float],
+        share: Callable[[int], float] | None,
+    ) -> tuple[float, ...]:
+        """Return the numbers of one update."""
+        optimizer, rate = self.optimizer, learning_rate(batch)
+        penalties = optimizer.penalty_factors(1.0 if share is None else share(batch))
+        scalars = optimizer.scalars(updates + 1, rate)
+        return rate * optimizer.weight_decay, *penalties, *scalars
+
+    def moved(self, rows: int, updates: int = 1) -> None:
+        """Note that the device has moved its state on."""
+        self._at[0] += updates
+        self._at[1] += updates
+        self._at[2] += updates
+        self._at[3] += rows * updates
+
+
+def _power_of_two(n: int) -> int:
+    """Return the smallest power of two that is not below n."""
+    return 1 << (n - 1).bit_length()
