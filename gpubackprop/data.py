@@ -360,8 +360,15 @@ class Batches:
             )
         self.make = make
 
-    def read(self, model: Model, backend: Backend) -> Iterator[Source]:
+    def read(self, model: Model, backend: Backend, skip: int = 0) -> Iterator[Source]:
         """Read one epoch, each batch as a `Source` of its own that stays where it is.
+
+        Parameters
+        ----------
+        model : Model
+        backend : Backend
+        skip : int, optional
+            Batches at the beginning that are passed over.
 
         Yields
         ------
@@ -381,6 +388,8 @@ class Batches:
             )
         number = -1
         for number, item in enumerate(made):
+            if number < skip:
+                continue
             prefix = f"batch {number}: "
             columns = _checked(*_triple(item, number), model, backend, prefix, scale=False)
             yield Source(columns, model, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
@@ -16,6 +17,7 @@ from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
 from gpubackprop.buffers import Gradient, Parameters
+from gpubackprop.checkpoints import Checkpoints
 from gpubackprop.data import Batches, Source, default_shuffle, source
 from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job
@@ -184,6 +186,9 @@ class Network:
         progress: bool = True,
         executor: str = "auto",
         threads: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: float | str | None = None,
+        resume: bool | str | os.PathLike[str] = False,
     ) -> History:
         """Train. The three modes differ by `batch_size` alone.
 
@@ -220,6 +225,16 @@ class Network:
             "auto" or a name in `gpubackprop.executors.EXECUTORS`.
         threads : int, optional
             Threads that BLAS may use meanwhile; by default what it is set to.
+        checkpoint : path-like, optional
+            File that the run is written to now and then, so that it can be resumed; see
+            docs/files.md. Written at the end too. One that is there is replaced.
+        every : float or "epoch", optional
+            Seconds between two checkpoints, 60 by default; 0 writes one after every slice of about
+            0.1 s. "epoch": one after each epoch.
+        resume : bool or path-like, optional
+            True: go on from `checkpoint`, if there is such a file, to the same bits as if the run
+            had never ended. A path: go on from that file. `epochs` may have grown; all other
+            arguments must be those of the run that was cut off.
 
         Returns
         -------
@@ -244,20 +259,22 @@ class Network:
         rule = arguments.early_stopping(early_stopping)
         listeners = arguments.callbacks(callbacks)
         shown = arguments.boolean("progress", progress)
+        keeping = Checkpoints(checkpoint, every, resume, self.model)
         with self.backend.active(), limited(threads):
             rows, validating = self._sources(X, Y, sample_weight, validation)
             size = arguments.batch_size(batch_size, rows.n_samples)
             arguments.check_batch_only(chosen, size, rows.n_samples)
             weighted = isinstance(rows, Source) and rows.weighted
             job = Job(
-                self.model, self.backend, chosen, size, weighted, self._dropout_seed,
+                self.model, self.backend, chosen, size, weighted,
+                keeping.dropout_seed(self._dropout_seed),
                 n_samples=rows.n_samples, epochs=n_epochs,
             )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())
             options = {
                 "epochs": n_epochs,
-                "executor": executor,
+                "executor": keeping.executor(executor, job),
                 "shuffle": default_shuffle(rows, shuffle) if isinstance(rows, Source) else False,
                 "trainable": None if frozen is None else self.backend.asarray(frozen),
                 "validation": validating,
@@ -265,17 +282,24 @@ class Network:
                 "callbacks": listeners,
             }
             with memory.explained(self.backend, lambda: memory.training_problem(job, rows)):
-                return self._train(job, rows, usable_threads(threads), options)
+                return self._train(job, rows, usable_threads(threads), keeping, options)
 
     def _train(
-        self, job: Job, rows: Source | Batches, threads: int, options: dict[str, Any]
+        self,
+        job: Job,
+        rows: Source | Batches,
+        threads: int,
+        keeping: Checkpoints,
+        options: dict[str, Any],
     ) -> History:
         """Run a `Trainer`, which nothing holds afterwards."""
         trainer = Trainer(job, self._parameters, rows, rng=self.rng, steps=self._steps, **options)
-        self.history = trainer.run.history
-        self.history.threads = threads if self.backend.host else 1
+        trainer.run.history.threads = threads if self.backend.host else 1
+        keeper = keeping.attach(trainer, self.schema)
+        self.history, self._dropout_seed = trainer.run.history, job.dropout_seed
         try:
-            return trainer.fit()
+            with keeper or contextlib.nullcontext():
+                return trainer.fit()
         finally:
             self._steps = trainer.progress.steps
 

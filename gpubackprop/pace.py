@@ -26,10 +26,12 @@ class Pace:
     def __init__(self, backend: Backend, batches: int = 1) -> None:
         self._backend, self._batches = backend, batches
 
-    def slices(self, n: int, batch_size: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) for n rows; what is done between two of them is timed."""
+    def slices(self, n: int, batch_size: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) for rows `start` to n; what is done between two of them is timed.
+
+        `start` is 0 or where a slice of the same job has ended.
+        """
         marks: deque[Any] = deque()
-        start = 0
         while start < n:
             began = time.perf_counter()
             stop = min(n, start + batch_size * self._batches)

@@ -18,23 +18,25 @@ class ProgressLine:
         self._shown = 0.0
         self._started = 0.0
         self._active = False
+        self._before = (0.0, 0)
 
     def on_fit_begin(self, run: "Run") -> None:
         """Begin."""
         self._active = bool(sys.stderr is not None and sys.stderr.isatty())
         self._started = time.perf_counter()
+        self._before = _done(run), _samples(run)  # of a resumed run that is not nothing
 
     def on_slice(self, run: "Run") -> None:
         """Show how far the epoch is."""
         now = time.perf_counter()
         if self._active and now - self._shown >= _EVERY:
             self._shown = now
-            self._write(line(run, now - self._started))
+            self._write(line(run, now - self._started, *self._before))
 
     def on_fit_end(self, run: "Run") -> None:
         """Leave the last line standing."""
         if self._active:
-            self._write(line(run, time.perf_counter() - self._started) + "\n")
+            self._write(line(run, time.perf_counter() - self._started, *self._before) + "\n")
 
     @staticmethod
     def _write(text: str) -> None:
@@ -42,7 +44,7 @@ class ProgressLine:
         sys.stderr.flush()
 
 
-def line(run: "Run", seconds: float) -> str:
+def line(run: "Run", seconds: float, done_before: float = 0.0, samples_before: int = 0) -> str:
     """Return the line: bar, epoch, loss, validation loss, speed, time left.
 
     Parameters
@@ -50,11 +52,12 @@ def line(run: "Run", seconds: float) -> str:
     run : Run
     seconds : float
         Since training began.
+    done_before : float, optional
+        Share of the whole, in 0..1, that was done when it began.
+    samples_before : int, optional
+        Rows that had been trained on.
     """
-    history = run.history
-    complete = len(history.epoch)
-    within = run.rows_done / run.n_samples if run.n_samples and complete <= run.epoch else 0.0
-    done = min((complete + within) / run.epochs, 1.0)
+    history, done = run.history, _done(run)
     filled = round(done * _BAR)
     bar = "=" * filled + " " * (_BAR - filled)
     parts = [f"[{bar}] epoch {min(run.epoch + 1, run.epochs)}/{run.epochs}"]
@@ -62,9 +65,25 @@ def line(run: "Run", seconds: float) -> str:
         parts.append(f"loss {history.loss[-1]:.4g}")
     if history.validation_loss:
         parts.append(f"validation {history.validation_loss[-1]:.4g}")
-    samples = (history.samples[-1] if history.samples else 0) + (run.rows_done if within else 0)
     if seconds > 0:
-        parts.append(f"{samples / seconds:,.0f} samples/s")
-    if 0 < done < 1 and not run.stopping:
-        parts.append(f"{seconds / done - seconds:.0f} s left")
+        parts.append(f"{(_samples(run) - samples_before) / seconds:,.0f} samples/s")
+    if done_before < done < 1 and not run.stopping:
+        parts.append(f"{seconds * (1 - done) / (done - done_before):.0f} s left")
     return "  ".join(parts)
+
+
+def _done(run: "Run") -> float:
+    """Return which share of a run is done."""
+    within = run.rows_done / run.n_samples if run.n_samples and _is_within(run) else 0.0
+    return min((len(run.history.epoch) + within) / run.epochs, 1.0)
+
+
+def _samples(run: "Run") -> int:
+    """Return the rows that a run has trained on."""
+    complete = run.history.samples[-1] if run.history.samples else 0
+    return complete + (run.rows_done if run.n_samples and _is_within(run) else 0)
+
+
+def _is_within(run: "Run") -> bool:
+    """Tell whether the rows done are not in the history yet."""
+    return len(run.history.epoch) <= run.epoch

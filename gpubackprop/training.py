@@ -127,20 +127,27 @@ class Trainer:
         self.seconds, self.samples = 0.0, 0
         self._pace = Pace(job.backend, batches_per_block(job.model, job.batch_size or 1))
         self._epoch_rate = 0.0
-        self._order: np.ndarray | None = None
+        self.started = 0.0
+        #: The order of rows of the epoch under way; which epoch that is and the generator's state
+        #: before it was drawn.
+        self.order: Array | None = None
+        self.drawn: tuple[int, Any] | None = None
+        self._first_epoch, self._going_on = 0, False
+        self._host_order: np.ndarray | None = None
         self._device_order: Array | None = None
 
     def fit(self) -> History:
         """Train; returns the history, which `run.history` holds also if this raises."""
         run = self.run
         self._tell("on_fit_begin")
-        order = self._draw_order()
+        if self.drawn is None and self._first_epoch < run.epochs and not run.stopping:
+            self.order = self._draw_order(self._first_epoch)
         try:
-            for epoch in range(run.epochs):
+            for epoch in range(self._first_epoch, run.epochs):
                 if run.stopping:
                     break
                 run.epoch = epoch
-                order = self._epoch(order)
+                self._epoch()
         except KeyboardInterrupt:
             run.stopping = "interrupted"
             raise
@@ -150,19 +157,47 @@ class Trainer:
             self._tell("on_fit_end")
         return run.history
 
+    def go_on(
+        self,
+        epoch: int,
+        rows_done: int,
+        drawn: tuple[int, Any] | None,
+        generator: dict[str, Any],
+    ) -> None:
+        """Begin in the middle: what a run holds besides has been restored.
+
+        Parameters
+        ----------
+        epoch, rows_done : int
+            The epoch under way, and its rows that are done.
+        drawn : (int, state) or None
+            The epoch whose order was drawn last, and the generator's state before that.
+        generator : dict
+            The generator's state at this moment.
+        """
+        run, bits = self.run, self.rng.bit_generator
+        run.epoch, run.rows_done = epoch, rows_done
+        self._first_epoch, self._going_on = epoch, rows_done > 0
+        if drawn is not None and drawn[0] == epoch:
+            bits.state = drawn[1]
+            self.order = self._draw_order(epoch)
+        bits.state = generator
+
     # ---- one epoch ------------------------------------------------------------------------------
 
-    def _epoch(self, order: Array | None) -> Array | None:
-        """Train for one epoch; returns the order of the next."""
+    def _epoch(self) -> None:
+        """Train for one epoch, and draw the order of the next."""
         run, backend = self.run, self.job.backend
-        backend.copy(self.parameters.flat, self.before)
-        self.tally.clear()
-        self.progress.batch, run.rows_done = 0, 0
+        if not self._going_on:
+            backend.copy(self.parameters.flat, self.before)
+            self.tally.clear()
+            self.progress.batch, run.rows_done = 0, 0
+        self._going_on = False
         self._epoch_rate = self.schedule.rate(float(run.epoch), self.schedule_state)
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         for source, start, stop, batch_size in self._slices():
             self.executor.run(
-                source, order, start, stop, batch_size,
+                source, self.order, start, stop, batch_size,
                 self.parameters, self.state, self.progress, self.tally,
             )  # fmt: skip
             run.rows_done += stop - start
@@ -171,24 +206,24 @@ class Trainer:
                 break
         backend.all_finite(self.parameters.flat, self.tally.finite)
         # Drawn while the device still works on this epoch.
-        following = self._draw_order() if run.epoch + 1 < run.epochs and not run.stopping else None
+        if run.epoch + 1 < run.epochs and not run.stopping:
+            self.order = self._draw_order(run.epoch + 1)
         total, first_bad, finite = self.tally.read()
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - self.started
         if first_bad is not None or not finite:
             self._diverged(first_bad)
         if run.rows_done:
             self._end_epoch(total)
-        return following
 
     def _slices(self) -> Iterator[tuple[Source, int, int, int]]:
         """Yield (source, start, stop, batch_size) of about 0.1 s of work each."""
         source, batch_size = self.source, self.job.batch_size
         if isinstance(source, Batches):
-            for batch in source.read(self.job.model, self.job.backend):
+            for batch in source.read(self.job.model, self.job.backend, self.progress.batch):
                 yield batch, 0, batch.n_samples, batch.n_samples
             return
         assert batch_size is not None  # only Batches choose it themselves
-        for start, stop in self._pace.slices(source.n_samples, batch_size):
+        for start, stop in self._pace.slices(source.n_samples, batch_size, self.run.rows_done):
             yield source, start, stop, batch_size
 
     def _learning_rate(self, batch: int) -> float:
@@ -200,8 +235,9 @@ class Trainer:
         done = batch / math.ceil(n / batch_size)
         return self.schedule.rate(self.run.epoch + done, self.schedule_state)
 
-    def _draw_order(self) -> Array | None:
+    def _draw_order(self, epoch: int) -> Array | None:
         """Return the rows of an epoch in order; None where it is 0, 1, 2, ..."""
+        self.drawn = epoch, self.rng.bit_generator.state
         source, batch_size = self.source, self.job.batch_size
         if isinstance(source, Batches) or batch_size is None or self.shuffle is False:
             return None
@@ -210,13 +246,13 @@ class Trainer:
             return None
         # One buffer: the rows of the epoch before have been gathered, or will be before the device
         # takes up the new order.
-        self._order = row_order(n, self.shuffle, self.rng, self._order)
+        self._host_order = row_order(n, self.shuffle, self.rng, self._host_order)
         backend = self.job.backend
         if backend.host or not source.resident:
-            return self._order
+            return self._host_order
         if self._device_order is None:
-            self._device_order = backend.empty(self._order.shape, self._order.dtype)
-        return backend.upload(self._order, self._device_order)
+            self._device_order = backend.empty(self._host_order.shape, self._host_order.dtype)
+        return backend.upload(self._host_order, self._device_order)
 
     def _diverged(self, first_bad: int | None) -> None:
         run = self.run

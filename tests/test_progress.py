@@ -75,6 +75,15 @@ def test_the_line(run, seconds, words):
     assert len(line) < 120
 
 
+def test_the_line_of_a_resumed_run():
+    """What the run had done before says nothing about how fast it is now."""
+    run = run_at(2, 50, losses=[2, 1])
+    shown = progress.line(run, 5.0, 0.5, 200)
+    assert "10 samples/s" in shown
+    assert "15 s left" in shown
+    assert "left" not in progress.line(run, 5.0, 0.625, 250)
+
+
 def test_no_time_is_left_at_the_end_or_after_a_stop():
     assert "left" not in progress.line(run_at(3, 100, losses=[1] * 4), 1.0)
     assert "left" not in progress.line(run_at(1, 100, losses=[1] * 2, stopping="callback"), 1.0)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
@@ -70,6 +72,8 @@ class Tally:
 
     Attributes
     ----------
+    values : float64 array of shape (5,)
+        All of the following, in this order.
     total : float64 array of shape (1,)
         Sum of w_i * loss_i over the rows so far.
     first_bad : float64 array of shape (1,)
@@ -83,9 +87,9 @@ class Tally:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         # One array, so that the epoch's end is one copy.
-        self._all = backend.zeros((5,), "float64")
+        self.values = backend.zeros((5,), "float64")
         self.total, self.first_bad, self.value, self.part, self.finite = (
-            self._all[i : i + 1] for i in range(5)
+            self.values[i : i + 1] for i in range(5)
         )
         self.clear()
 
@@ -94,9 +98,13 @@ class Tally:
         self.total[...] = 0.0
         self.first_bad[...] = -1.0
 
+    def to_numpy(self) -> np.ndarray:
+        """Wait; return `values` on the host."""
+        return self._backend.to_numpy(self.values)
+
     def read(self) -> tuple[float, int | None, bool]:
         """Wait; return the total, the first bad batch, and whether all parameters are finite."""
-        total, first_bad, _, _, finite = self._backend.to_numpy(self._all).tolist()
+        total, first_bad, _, _, finite = self.to_numpy().tolist()
         return total, None if first_bad < 0 else int(first_bad), bool(finite)
 
 
