@@ -391,30 +391,55 @@ def test_ctrl_c_leaves_a_usable_network():
     assert np.isfinite(net.loss(X, LABELS))
 
 
-# ---- exp -----------------------------------------------------------------------------------------
+# ---- exp and its kin -----------------------------------------------------------------------------
 
 
-def test_the_polynomial_exp_is_within_4_ulp():
+def spread(low, high, n=100_003):
+    """Numbers of all sizes in a range of exponents of ten, of both signs."""
+    x = 10.0 ** np.linspace(low, high, n)
+    return np.concatenate([-x, x])
+
+
+#: Where each function is tried: by the decimal exponents that its dtype has.
+RANGES = {
+    "exp": lambda limit, top: [np.linspace(-top, top, 400_003), spread(-9, 0)],
+    "expm1": lambda limit, top: [np.linspace(-top, top, 400_003), spread(-limit, 0)],
+    "tanh": lambda limit, top: [np.linspace(-25, 25, 200_003), spread(-limit, 0)],
+    "log": lambda limit, top: [np.abs(spread(-limit, limit)), np.linspace(0.5, 2, 200_003)],
+    "log1p": lambda limit, top: [np.abs(spread(-limit, limit)), spread(-limit, -1e-6)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", RANGES)
+def test_functions_are_within_4_ulp(name, dtype):
+    """Against 80-bit numbers, or for float32 against float64."""
     from numba import njit
 
-    module = cache.load(source.write_loop(np.dtype("float32")))
-    exp = module.exp
+    if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("this machine's long double is no more exact than float64")
+    function = getattr(cache.load(source.write_loop(np.dtype(dtype))), name)
 
     @njit
     def run(x, out):
         for i in range(x.size):
-            out[i] = exp(x[i])
+            out[i] = function(x[i])
 
-    x = np.concatenate([np.linspace(-87.3, 88.7, 1_000_003), np.linspace(-1, 1, 300_001)])
-    x = x.astype("float32")
-    out, exact = np.empty_like(x), np.exp(x.astype("float64"))
+    limit, top = (307, 708.3) if dtype == "float64" else (37, 87.3)
+    x = np.concatenate(RANGES[name](limit, top)).astype(dtype)
+    out, wide = np.empty_like(x), np.longdouble if dtype == "float64" else np.float64
     run(x, out)
-    assert np.max(np.abs(out - exact) / np.spacing(exact.astype("float32"))) < 4
-    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 89.0, 1e30, -104.0, -1e30, -95.0], "float32")
+    exact = getattr(np, name)(x.astype(wide))
+    ulp = np.spacing(np.abs(exact).astype(dtype))
+    assert np.max(np.abs(out - exact) / ulp) < 4
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, -2.0, 1e30, -1e30, 89.0, -95.0, 710.0,
+               -740.0, 709.5, 88.5, np.finfo(dtype).smallest_subnormal * 5]  # fmt: skip
+    x = np.array(special, dtype)
     out = np.empty_like(x)
     run(x, out)
     with np.errstate(all="ignore"):
-        assert_allclose(out, np.exp(x), rtol=1e-6, atol=3e-45)
+        smallest = np.finfo(dtype).smallest_subnormal
+        assert_allclose(out, getattr(np, name)(x), rtol=1e-6, atol=2 * smallest)
 
 
 # ---- the cache -----------------------------------------------------------------------------------

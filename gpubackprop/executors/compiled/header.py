@@ -1,5 +1,7 @@
 """The first lines of every module that is compiled: pointers, BLAS, and functions of one number."""
 
+from gpubackprop.executors.compiled.functions import functions
+
 #: Not fastmath=True: that lets the compiler assume there is no NaN and no infinity.
 FLAGS = '{"reassoc", "contract", "nsz", "arcp", "afn"}'
 _OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
@@ -7,7 +9,7 @@ _OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
 HEADER = '''
 import numpy as np
 from llvmlite import ir
-from math import {functions}
+from math import erf, sqrt
 from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -96,50 +98,15 @@ def is_finite(x):
     return x - x == 0.0
 '''
 
-#: For float32: LLVM turns it into vector instructions, which it cannot do with libm's. Reduction
-#: by Cody and Waite, the polynomial of Moshier's Cephes (expf), and two factors so that results
-#: below 2 ** -126 and at infinity come out right. At most 4 ulp, which a test measures.
-EXP32 = """
-
-@intrinsic
-def from_bits(context, bits):
-    def build(target, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), build
-
-
-@rounded
-def exp(x):
-    y = x if x > T(-105.0) else T(-105.0)
-    y = y if y < T(90.0) else T(90.0)
-    n = np.floor(y * T(1.4426950408889634) + T(0.5))
-    f = (y - n * T(0.693359375)) - n * T(-2.12194440e-4)
-    p = T(1.9875691500e-4)
-    p = p * f + T(1.3981999507e-3)
-    p = p * f + T(8.3334519073e-3)
-    p = p * f + T(4.1665795894e-2)
-    p = p * f + T(1.6666665459e-1)
-    p = p * f + T(5.0000001201e-1)
-    p = p * (f * f) + f + T(1)
-    whole = np.int32(n)
-    half = whole >> np.int32(1)
-    bias, shift = np.int32(127), np.int32(23)
-    p = p * from_bits((half + bias) << shift) * from_bits((whole - half + bias) << shift)
-    return p if x == x else x
-"""
-
 
 def header(dtype: str) -> str:
     """Return the first lines of a module of a dtype, "float32" or "float64"."""
     single = dtype == "float32"
-    functions = "expm1, log, log1p, tanh, erf, sqrt" + ("" if single else ", exp")
     text = HEADER.format(
-        functions=functions,
         dtype=dtype,
         flags=FLAGS,
         options=_OPTIONS,
         size=4 if single else 8,
         llvm="FloatType" if single else "DoubleType",
     )
-    return text + (EXP32 if single else "")
+    return text + functions(dtype)
