@@ -23,9 +23,10 @@ def timed_backends() -> list[str]:
     return [name for name in backends.usable() if not emulated(backends.get(name))]
 
 
-def data(network: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return seeded X and one-hot (or 0/1) Y, learnable, in float32."""
+def data(network: str, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return seeded X and one-hot (or 0/1) Y, learnable, in float32; so many rows or all."""
     sizes, *_, n, _ = NETWORKS[network]
+    n = rows or n
     rng = np.random.default_rng(7)
     X = rng.random((n, sizes[0]), dtype=np.float32)
     scores = (X - X.mean(0)) @ rng.standard_normal((sizes[0], sizes[-1])).astype(np.float32)

@@ -1,0 +1,1 @@
+"""What `peers.py` is made of: the cells, an engine for each peer, the processes, the report."""

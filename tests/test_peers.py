@@ -1,0 +1,102 @@
+"""The benchmark beside the peers: its float64 answer, its own engines, its report."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = ("4-4-4-1/sgd", "4-4-4-1/32", "4-4-4-1/full", "784-30-10/sgd")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("loss", ["squared", "log_loss", "cross_entropy"])
+def test_the_reference_descends_along_the_gradient(loss):
+    from contest.cells import _gradient
+
+    rng = np.random.default_rng(0)
+    P = [rng.standard_normal(s) for s in ((4, 3), (4,), (2, 4), (2,))]
+    x, y = rng.standard_normal((5, 3)), np.eye(2)[[0, 1, 1, 0, 1]]
+
+    def mean_loss():
+        h = 1 / (1 + np.exp(-(x @ P[0].T + P[1])))
+        z = h @ P[2].T + P[3]
+        if loss == "cross_entropy":
+            return (np.log(np.exp(z).sum(1)) - (z * y).sum(1)).mean()
+        o = 1 / (1 + np.exp(-z))
+        if loss == "squared":
+            return 0.5 * ((o - y) ** 2).sum(1).mean()
+        return -(y * np.log(o) + (1 - y) * np.log(1 - o)).sum(1).mean()
+
+    for p, g in zip(P, _gradient(P, x, y, loss), strict=True):
+        for i in np.ndindex(p.shape):
+            kept = p[i]
+            p[i] = kept + 1e-6
+            above = mean_loss()
+            p[i] = kept - 1e-6
+            below = mean_loss()
+            p[i] = kept
+            assert_allclose(g[i], (above - below) / 2e-6, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("cell", SMALL)
+@pytest.mark.parametrize("engine", ["ours-eager", "numpy-hand", "sklearn"])
+def test_engines_agree_with_float64(cell, engine):
+    from contest.cells import AGREEMENT, CELLS, distance, flat, reference
+    from contest.engines import ENGINES
+
+    chosen = CELLS[cell]
+    data, order = chosen.data(), chosen.checked_order()
+    make = ENGINES[engine].load()
+    expected = reference(chosen, data, order, make.loss(chosen))
+    trained = make(chosen, data, 1)
+    trained.train(order)
+    start = flat([p for pair in zip(data.weights, data.biases, strict=True) for p in pair])
+    assert distance(flat(trained.parameters()), expected, start) <= AGREEMENT
+
+
+def test_a_wrong_gradient_is_far_from_float64():
+    from contest.cells import AGREEMENT, CELLS, distance, flat, reference
+
+    cell = CELLS["784-30-10/32"]
+    data, order = cell.data(), cell.checked_order()
+    start = flat([p for pair in zip(data.weights, data.biases, strict=True) for p in pair])
+    right, wrong = (reference(cell, data, order, loss) for loss in ("squared", "log_loss"))
+    assert distance(wrong, right, start) > 10 * AGREEMENT
+    rows = order[::-1].copy()  # the same rows in another order
+    turned = reference(CELLS["784-30-10/32"], data, rows, "squared")
+    assert distance(turned, right, start) > 0
+
+
+def test_targets_and_losses_to_peers_are_named():
+    from contest import report
+    from contest.cells import CELLS
+
+    figures = {"ours-eager": 90.0, "ours-compiled": 300.0, "torch-eager": 100.0, "jax-scan": 150.0}
+    results = {name: {"samples_per_second": v, "spread": 0.0} for name, v in figures.items()}
+    row = report.verdict(CELLS["784-256-128-10/32"], results)
+    assert (row["times"], row["target"], row["reached"]) == ("2.00", "1.5", "yes")
+    assert row["which"] == "JAX, epoch in lax.scan"
+    assert row["loses to"] == "eager 0.9 x PyTorch, eager"
+    assert report.verdict(CELLS["1024-2048-2048-10/sgd"], results)["reached"] == "yes"
+    assert report.verdict(CELLS["784-256-128-10/sgd"], results)["reached"] == "no"
+
+
+def test_markdown_is_replaced_between_its_marks(tmp_path):
+    from contest import report
+
+    here = report.stated(["numpy-hand"], 1)
+    found = {"machine": here, "command": "x", "cells": {}, "first_use": {}, "first_cell": ""}
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n\nOthers' figures.\n")
+    for _ in range(2):
+        report.write_markdown(found, path)
+    text = path.read_text()
+    assert text.startswith("# Results\n\nOthers' figures.\n")
+    assert text.count("## Training beside the peers") == 1
+    assert here["processor"] in text
