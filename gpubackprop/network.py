@@ -268,7 +268,7 @@ class Network:
             job = Job(
                 self.model, self.backend, chosen, size, weighted,
                 keeping.dropout_seed(self._dropout_seed),
-                n_samples=rows.n_samples, epochs=n_epochs,
+                n_samples=rows.n_samples, epochs=n_epochs, masked=frozen is not None,
             )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())

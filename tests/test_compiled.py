@@ -418,7 +418,7 @@ def test_functions_are_within_4_ulp(name, dtype):
 
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         pytest.skip("this machine's long double is no more exact than float64")
-    function = getattr(cache.load(source.write_loop(np.dtype(dtype))), name)
+    function = getattr(cache.load(source.write_kernels(np.dtype(dtype), "kernels")), name)
 
     @njit
     def run(x, out):

@@ -54,6 +54,8 @@ class Job:
         Rows of an epoch; None where that is not known.
     epochs : int, optional
         How many there are to be at most.
+    masked : bool, optional
+        Whether some parameters are frozen.
     """
 
     model: Model
@@ -65,6 +67,7 @@ class Job:
     penalised: bool = False
     n_samples: int | None = None
     epochs: int = 1
+    masked: bool = False
 
 
 class Tally:

@@ -7,8 +7,8 @@ import numpy as np
 
 from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
-from gpubackprop.executors.compiled.executor import Compiled
-from gpubackprop.executors.compiled.source import write_formulas, write_loop
+from gpubackprop.executors.compiled.executor import Compiled, LoadedLoop
+from gpubackprop.executors.compiled.source import LOOPS, write_formulas
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW
 
@@ -26,8 +26,9 @@ def warm() -> Iterator[str]:
     outputs = ("sigmoid", "log_loss"), ("softmax", "cross_entropy"), ("identity", "squared")
     optimizers = SGD(0.1), SGD(0.1, momentum=0.9), Adam(), AdamW()
     for dtype in ("float32", "float64"):
-        cache.load(write_loop(np.dtype(dtype)))
-        yield f"{dtype} loops"
+        for name in LOOPS:
+            LoadedLoop(np.dtype(dtype), name)
+            yield f"{dtype} {name}"
         for hidden, (output, loss), optimizer in itertools.product(
             ("sigmoid", "tanh", "relu"), outputs, optimizers
         ):

@@ -10,7 +10,17 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import blas, cache
-from gpubackprop.executors.compiled.source import FORMULAS, KERNELS, write_formulas, write_loop
+from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
+from gpubackprop.executors.compiled.plans import is_plain, loop_of
+from gpubackprop.executors.compiled.source import (
+    FORMULAS,
+    KERNELS,
+    LOOPS,
+    PLACES,
+    write_formulas,
+    write_kernels,
+    write_loop,
+)
 from gpubackprop.executors.compiled.tables import (
     Workspace,
     pack,
@@ -19,7 +29,7 @@ from gpubackprop.executors.compiled.tables import (
     position,
 )  # fmt: skip
 from gpubackprop.gather import Gather
-from gpubackprop.optimizers import SGD, Optimizer
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
 
 #: What compiling took on one core of a Xeon of 2023, with the loops of a dtype or the formulas of a
@@ -35,30 +45,31 @@ class Compiled:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._program = write_formulas(job.model, job.optimizer)
-        loop = cache.load(write_loop(job.model.dtype))
-        self._entry = loop.entry
-        self._kernels = np.array([getattr(loop, name).address for name in KERNELS], np.int64)
         formulas = cache.load(self._program.text)
         self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
+        self._loops: dict[str, LoadedLoop] = {}
         self._gemm = blas.gemm(job.model.dtype)
         self._gather = Gather(job.model, job.backend)
         self._workspace: Workspace | None = None
+        self._held: HeldWorkspace | None = None
         self._data = _Data()
         self._value, self._sums = np.zeros(1), np.zeros(2)
         self._penalised = job.penalised and job.optimizer.penalty is not None
         limit = job.optimizer.clip_norm
         self._limit = np.array([limit or 0.0], job.model.dtype)
+        self._loop = self._load(loop_of(job, masked=job.masked))
+
+    def _load(self, name: str) -> "LoadedLoop":
+        if name not in self._loops:
+            self._loops[name] = LoadedLoop(self.job.model.dtype, name)
+        return self._loops[name]
 
     @staticmethod
     def seconds_to_begin(job: Job) -> float:
         """Return about how long it takes until the first batch: what is not cached is compiled."""
-        parts = (
-            (write_loop(job.model.dtype), LOOP_SECONDS),
-            (
-                write_formulas(job.model, job.optimizer).text,
-                FORMULAS_SECONDS,
-            ),
-        )
+        parts = [(write_formulas(job.model, job.optimizer).text, FORMULAS_SECONDS)]
+        loops = texts(job.model.dtype, loop_of(job, masked=job.masked))
+        parts += [(text, LOOP_SECONDS / 2) for text in loops]
         return sum(seconds for text, seconds in parts if not cache.is_ready(text))
 
     @staticmethod
@@ -84,6 +95,7 @@ class Compiled:
     ) -> None:
         """Train on one slice of an epoch; see `Executor.run`."""
         self._sums[0], self._sums[1] = tally.total[0], tally.first_bad[0]
+        self._loop = self._load(loop_of(self.job, masked=state.trainable is not None))
         whole = self._whole(batch_size, parameters, state)
         data = self._data.of(source)
         if data is not None and (order is None or order.dtype == np.int32):
@@ -104,14 +116,13 @@ class Compiled:
 
     def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
         """Return the arguments that do not change within a slice of an epoch."""
-        job, n_rows = self.job, min(batch_size, piece_rows(self.job.model))
-        if self._workspace is None or self._workspace.n_rows != n_rows:
-            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
+        job = self.job
         self._tables = parameter_tables(parameters, state.gradient)
+        self._tables |= velocity_tables(state.slots, parameters)
         self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
         return {
-            **self._workspace.fixed, **self._formulas,
-            "K": position(self._kernels), "clips": int(job.optimizer.clip_norm is not None),
+            **self._workspace_of(batch_size), **self._formulas,
+            "K": position(self._loop.addresses), "clips": int(job.optimizer.clip_norm is not None),
             **{name: position(table) for name, table in self._tables.items()},
             "whole": 0, "first": 0, "last": 1,
             "plain": int(is_plain(job.optimizer) and state.trainable is None),
@@ -120,6 +131,17 @@ class Compiled:
             "flat": position(parameters.flat), "g": position(state.gradient.flat),
             "trainable": position(state.trainable),
         }  # fmt: skip
+
+    def _workspace_of(self, batch_size: int) -> dict[str, int]:
+        """Return where the memory of a batch is, made now or before."""
+        job = self.job
+        if self._loop.name == "held back":
+            self._held = self._held or HeldWorkspace(job, self._program)
+            return self._held.fixed
+        n_rows = min(batch_size, piece_rows(job.model))
+        if self._workspace is None or self._workspace.n_rows != n_rows:
+            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
+        return self._workspace.fixed
 
     def _call(
         self,
@@ -135,12 +157,12 @@ class Compiled:
         rows = whole["whole"] or batch_size
         n_last = whole["whole"] or stop - start - (n - 1) * batch_size
         scalars = self._scalars(n, rows, n_last, state, progress)
-        run = pack(whole | {
+        run = pack(self._loop.parameters, whole | {
             "start": start, "stop": stop, "batch_size": batch_size,
             "scalars": position(scalars), "scalars_step": scalars.shape[1] * (len(scalars) > 1),
             "steps": progress.steps, "batch": progress.batch,
         })  # fmt: skip
-        self._entry(run.ctypes.data // run.itemsize)
+        self._loop.entry(run.ctypes.data // run.itemsize)
         if whole["last"]:
             state.updates += n
             progress.batch += n
@@ -215,11 +237,20 @@ class _Data:
         return self._found
 
 
-def is_plain(optimizer: Optimizer) -> bool:
-    """Tell whether an update is ``w - learning_rate * g`` and nothing else, so that it can be part
-    of the product that computes g.
-    """
-    extras = optimizer.penalty, optimizer.clip_norm, optimizer.weight_decay or None
-    plain = SGD().expression
-    same = optimizer.expression.key == plain.key
-    return same and type(optimizer).scalars is Optimizer.scalars and extras == (None, None, None)
+class LoadedLoop:
+    """A loop over batches with what it calls, compiled."""
+
+    def __init__(self, dtype: np.dtype, name: str) -> None:
+        self.name, self.parameters = name, LOOPS[name].parameters
+        *kernels, loop = (cache.load(text) for text in texts(dtype, name))
+        self.entry = loop.entry
+        self.addresses = np.zeros(len(PLACES), np.int64)
+        for module, kernel in zip(kernels, LOOPS[name].kernels, strict=True):
+            for function in KERNELS[kernel]:
+                self.addresses[PLACES[function]] = getattr(module, function).address
+
+
+def texts(dtype: np.dtype, name: str) -> list[str]:
+    """Return the modules that a loop needs, its own last."""
+    kernels = [write_kernels(dtype, kernel) for kernel in LOOPS[name].kernels]
+    return [*kernels, write_loop(dtype, name)]

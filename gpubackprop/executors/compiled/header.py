@@ -65,17 +65,25 @@ def gemm(context, f, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     return signature, build
 
 
-@intrinsic
-def call(context, f, a, b, c, d, e, g, h):
-    """Call what is at an address with seven int64; it may take fewer."""
-
+def calling(n):
     def build(target, builder, signature, arguments):
-        whole = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [whole] * 7)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * n)
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
         return target.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), build
+    return types.void(*[types.int64] * (n + 1)), build
+
+
+@intrinsic
+def call(context, f, a, b, c, d, e, g, h):
+    """Call what is at an address with seven int64; it may take fewer."""
+    return calling(7)
+
+
+@intrinsic
+def call_long(context, f, a, b, c, d, e, g, h, i, j, k):
+    """The same with ten."""
+    return calling(10)
 
 
 @fast

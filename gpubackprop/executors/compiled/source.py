@@ -4,6 +4,7 @@ import ast
 import copy
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -11,14 +12,14 @@ from types import ModuleType
 import numpy as np
 
 from gpubackprop.activations import Activation
-from gpubackprop.executors.compiled import kernels, loop
+from gpubackprop.executors.compiled import held_back, kernels, loop, micro
 from gpubackprop.executors.compiled.header import FLAGS, header
 from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 
-#: Integers that are passed to what is called by its address.
-N_ARGUMENTS = 7
+#: Integers that are passed to what is called by its address; or, of a few kernels, so many.
+N_ARGUMENTS, N_MOST = 7, 10
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 
 
@@ -35,16 +36,46 @@ def _names(node: ast.FunctionDef) -> tuple[str, ...]:
     return tuple(one.arg for one in node.args.args)
 
 
-#: Arguments and statements of the functions of `kernels`, by name.
+#: The modules of loops that are called by their address: compiled each for itself, when a job needs
+#: one. Of each, arguments and statements of its functions by name.
 KERNELS = {
-    node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
-    for node in _definitions(kernels)
+    module.__name__.rpartition(".")[2]: {
+        node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
+        for node in _definitions(module)
+    }
+    for module in (kernels, micro)
 }
-_LOOP = _definitions(loop)
-#: What the compiled function reads from its one argument, an array of int64, in this order, and
-#: what it makes of each.
-PARAMETERS = {
-    one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in _LOOP[-1].args.args
+#: Where the address of each stands in the table that the loops over batches are given.
+PLACES = {name: i for i, name in enumerate(itertools.chain(*KERNELS.values()))}
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over batches, of which `write_loop` makes a module for Numba.
+
+    Attributes
+    ----------
+    functions : tuple of ast.FunctionDef
+    kernels : tuple of str
+        Keys of `KERNELS`: what it calls.
+    """
+
+    functions: tuple[ast.FunctionDef, ...]
+    kernels: tuple[str, ...]
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, str]:
+        """What the compiled function reads from its one argument, an array of int64, in this order,
+        and what it makes of each.
+        """
+        arguments = self.functions[-1].args.args
+        return {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in arguments}
+
+
+#: The loops over batches by name.
+LOOPS = {
+    "direct": Loop(tuple(_definitions(loop)), ("kernels",)),
+    "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro")),
 }
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
 #: arguments are int64, most of them positions.
@@ -80,12 +111,19 @@ class Program:
     kinds: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=2)
-def write_loop(dtype: np.dtype) -> str:
-    """Write the module of the loops, which are the same for every job of a dtype."""
+@functools.lru_cache
+def write_kernels(dtype: np.dtype, name: str) -> str:
+    """Write the module of some kernels, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
-    parts += [_callable(name, names, body) for name, (names, body) in KERNELS.items()]
-    return _join([*parts, *_loop_functions(), _entry()])
+    parts += [_callable(name, names, body) for name, (names, body) in KERNELS[name].items()]
+    return _join(parts)
+
+
+@functools.lru_cache
+def write_loop(dtype: np.dtype, name: str) -> str:
+    """Write the module of a loop over batches, the same for every job of a dtype."""
+    parts = [header(dtype.name), f"@fast\n{print_mix()}"]
+    return _join([*parts, *_loop_functions(LOOPS[name]), _entry(LOOPS[name])])
 
 
 def write_formulas(model: Model, optimizer: Optimizer) -> Program:
@@ -186,26 +224,27 @@ class _ByAddress(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         name = node.func.id if isinstance(node.func, ast.Name) else ""
-        if name not in KERNELS:
+        if name not in PLACES:
             return node
         given = ", ".join(ast.unparse(argument) for argument in node.args)
-        padding = ", 0" * (N_ARGUMENTS - len(node.args))
-        place = list(KERNELS).index(name)
-        return ast.parse(f"call(K[{place}], {given}{padding})", mode="eval").body
+        few = len(node.args) <= N_ARGUMENTS
+        padding = ", 0" * ((N_ARGUMENTS if few else N_MOST) - len(node.args))
+        called = "call" if few else "call_long"
+        return ast.parse(f"{called}(K[{PLACES[name]}], {given}{padding})", mode="eval").body
 
 
-def _loop_functions() -> Iterator[str]:
-    """Print the functions of `loop`, without annotations."""
-    for node in _LOOP:
+def _loop_functions(loop: Loop) -> Iterator[str]:
+    """Print the functions of a loop, without annotations."""
+    for node in loop.functions:
         changed = _ByAddress().visit(copy.deepcopy(node))
         body = "\n".join(map(ast.unparse, changed.body)).replace("\n", "\n    ")
         yield f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}"
 
 
-def _entry() -> str:
-    """Print the function that Python calls: it reads `PARAMETERS` and trains."""
+def _entry(loop: Loop) -> str:
+    """Print the function that Python calls: it reads `Loop.parameters` and trains."""
     values = []
-    for i, annotation in enumerate(PARAMETERS.values()):
+    for i, annotation in enumerate(loop.parameters.values()):
         pointer = _POINTERS.get(annotation)
         values.append(f"{pointer}(r[{i}])" if pointer else f"r[{i}]")
     lines = ["def entry(run):", "    r = codes(run)", f"    train({', '.join(values)})"]

@@ -3,13 +3,14 @@
 A position is an address divided by the size of an element.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from gpubackprop import dropout
 from gpubackprop.buffers import Parameters
-from gpubackprop.executors.compiled.source import PARAMETERS, Program
+from gpubackprop.executors.compiled.source import Program
 from gpubackprop.model import Model
 
 #: Layers of at most this many weights are done by loops of ours: BLAS would take longer to begin.
@@ -41,7 +42,34 @@ def rows_wise(model: Model) -> int:
     return 1 if model.pair.loss is None else 2
 
 
-class Workspace:
+class Memory:
+    """Arrays that live as long as this, by their positions."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self._held: list[np.ndarray] = []
+
+    def hold(self, array: np.ndarray) -> int:
+        """Keep an array; returns its position."""
+        self._held.append(array)
+        return position(array)
+
+    def place(self, n: int) -> int:
+        """Make room for n numbers, zeros, at a 64-byte boundary."""
+        itemsize = self.dtype.itemsize
+        raw = self.hold(np.zeros(n + 64 // itemsize, self.dtype))
+        return -(-raw * itemsize // 64) * 64 // itemsize
+
+    def table(self, values: Any) -> int:
+        """Keep integers."""
+        return self.hold(np.array([int(value) for value in values], np.int64))
+
+    def numbers(self, values: Any) -> int:
+        """Keep numbers of the dtype."""
+        return self.hold(np.array([*values, 0.0], self.dtype))
+
+
+class Workspace(Memory):
     """Memory of the rows that go through the network at once, and the table of the layers.
 
     Parameters
@@ -58,64 +86,71 @@ class Workspace:
     """
 
     def __init__(self, model: Model, program: Program, n_rows: int, dropout_seed: int) -> None:
+        super().__init__(model.dtype)
         self.model, self.n_rows = model, n_rows
-        self._held: list[np.ndarray] = []
-        n, sizes = model.n_layers, model.sizes
-        a = [self._place(m, n_rows) for m in sizes[1:]]
-        keeps = list(model.keeps_z)
-        keeps[-1] = keeps[-1] or not model.activations[-1].elementwise
-        z = [self._place(sizes[l + 1], n_rows) if keeps[l] else a[l] for l in range(n)]
+        sizes = model.sizes
+        a = self._rows(sizes[1:])
+        z = [self.place(m * n_rows) if keeps else one for keeps, m, one in
+             zip(keeps_z(model), sizes[1:], a, strict=True)]  # fmt: skip
         dropped = [p > 0 for p in (*model.dropout, 0.0)]
-        chances = (*model.dropout, 0.0)
-        seeds = [dropout.layer_key(dropout_seed, l) for l in range(n)]
-        reads = [activation.reads == "z" for activation in model.activations]
+        spare = [self.place(m * n_rows) if drops else 0 for drops, m in
+                 zip(dropped, sizes[1:], strict=True)]  # fmt: skip
         self.fixed = {
-            "n_layers": n,
-            "n_in": self._table(sizes[:-1]),
-            "n_out": self._table(sizes[1:]),
-            "z": self._table(z),
-            "a": self._table(a),
-            "h": self._table(
-                [self._place(sizes[l + 1], n_rows) if dropped[l] else a[l] for l in range(n)]
+            **shared_tables(self, model, program, dropout_seed),
+            "z": self.table(z),
+            "a": self.table(a),
+            "h": self.table([p or one for p, one in zip(spare, a, strict=True)]),
+            "mask": self.table(
+                self._rows([m * p for m, p in zip(sizes[1:], dropped, strict=True)])
             ),
-            "mask": self._table(
-                [self._place(sizes[l + 1], n_rows) if dropped[l] else 0 for l in range(n)]
-            ),
-            "read": self._table([z[l] if reads[l] else a[l] for l in range(n)]),
-            "delta": self._table([self._place(m, n_rows) for m in sizes[1:]]),
-            "kind": self._table(program.kinds),
-            "small": self._table([m * k <= SMALL_LAYER for m, k in model.layout.shapes]),
-            "threshold": self._table([dropout.threshold(p) for p in chances]),
-            "key": self._table(seeds),
-            "keep": self._numbers([1 / (1 - p) for p in chances]),
-            "C": self._numbers(program.constants),
-            "X_buffer": self._place(sizes[0], n_rows),
-            "Y_buffer": self._place(sizes[-1], n_rows),
-            "w_buffer": self._place(1, n_rows),
-            "row": self._place(1, n_rows),
-            "rows_buffer": self._hold(np.empty(n_rows, np.int32)),
+            "read": self.table(read_places(model, z, a)),
+            "delta": self.table(self._rows(sizes[1:])),
+            "small": self.table([m * k <= SMALL_LAYER for m, k in model.layout.shapes]),
+            "X_buffer": self.place(sizes[0] * n_rows),
+            "Y_buffer": self.place(sizes[-1] * n_rows),
+            "w_buffer": self.place(n_rows),
+            "row": self.place(n_rows),
+            "rows_buffer": self.hold(np.empty(n_rows, np.int32)),
             "chunk": n_rows,
-            "rows_wise": rows_wise(model),
-            "factors": self._numbers([0.0, 0.0, 0.0]),
+            "factors": self.numbers([0.0, 0.0, 0.0]),
             "size": model.layout.size,
             "n_weights": model.layout.n_weights,
         }
 
-    def _hold(self, array: np.ndarray) -> int:
-        self._held.append(array)
-        return position(array)
+    def _rows(self, widths: Iterable[int]) -> list[int]:
+        return [self.place(width * self.n_rows) for width in widths]
 
-    def _place(self, n: int, n_rows: int) -> int:
-        """Make room at a 64-byte boundary for some numbers per row."""
-        itemsize = self.model.dtype.itemsize
-        raw = self._hold(np.empty(n * n_rows + 64 // itemsize, self.model.dtype))
-        return -(-raw * itemsize // 64) * 64 // itemsize
 
-    def _table(self, values: Any) -> int:
-        return self._hold(np.array([int(value) for value in values], np.int64))
+def keeps_z(model: Model) -> list[bool]:
+    """Tell of each layer whether its z has a place of its own."""
+    keeps = list(model.keeps_z)
+    keeps[-1] = keeps[-1] or not model.activations[-1].elementwise
+    return keeps
 
-    def _numbers(self, values: Any) -> int:
-        return self._hold(np.array([*values, 0.0], self.model.dtype))
+
+def read_places(model: Model, z: list[int], a: list[int]) -> list[int]:
+    """Return of each layer what f' reads."""
+    return [
+        z[l] if activation.reads == "z" else a[l] for l, activation in enumerate(model.activations)
+    ]
+
+
+def shared_tables(
+    memory: Memory, model: Model, program: Program, dropout_seed: int
+) -> dict[str, int]:
+    """Return what every loop is told about a network, by the names of arguments."""
+    chances = (*model.dropout, 0.0)
+    return {
+        "n_layers": model.n_layers,
+        "n_in": memory.table(model.sizes[:-1]),
+        "n_out": memory.table(model.sizes[1:]),
+        "kind": memory.table(program.kinds),
+        "threshold": memory.table(dropout.threshold(p) for p in chances),
+        "key": memory.table(dropout.layer_key(dropout_seed, l) for l in range(model.n_layers)),
+        "keep": memory.numbers([1 / (1 - p) for p in chances]),
+        "C": memory.numbers(program.constants),
+        "rows_wise": rows_wise(model),
+    }
 
 
 def parameter_tables(parameters: Parameters, gradient: Parameters) -> dict[str, np.ndarray]:
@@ -131,6 +166,6 @@ def parameter_tables(parameters: Parameters, gradient: Parameters) -> dict[str, 
     }
 
 
-def pack(arguments: dict[str, int]) -> np.ndarray:
-    """Return the array that the compiled function reads."""
-    return np.array([arguments[name] for name in PARAMETERS], np.int64)
+def pack(parameters: Iterable[str], arguments: dict[str, int]) -> np.ndarray:
+    """Return the array that a compiled loop reads."""
+    return np.array([arguments[name] for name in parameters], np.int64)
