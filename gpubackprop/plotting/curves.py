@@ -1,54 +1,42 @@
-"""Pictures: plain matplotlib, axes in, axes out."""
+"""Losses as they fall, against epochs or against time."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from gpubackprop.errors import missing
+from gpubackprop.plotting.drawing import COLORS, LINES, axes_of, figure, tidy
 
-#: Colours that can be told apart without colour vision too (Okabe and Ito, 2008).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", ":", "-.")
 #: An axis is logarithmic where its values span more than this factor.
 _LOGARITHMIC = 20.0
 
 _AXES = {"epochs": ("epoch", "epoch"), "seconds": ("seconds", "seconds of training")}
 
 
-def figure(width: float = 10.0, height: float = 4.2) -> Any:
-    """Return an empty figure, in inches, that belongs to no window.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing("matplotlib", "plot") from None
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
 def loss_curves(
-    runs: Mapping[str, Any],
-    axes: Any = None,
+    runs: Any,
+    ax: Any = None,
     *,
     against: str = "epochs",
+    validation: bool = True,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """Draw the loss of one or several trainings.
 
+    A run's validation loss is a dashed line in its colour; a ring stands at the epoch whose
+    parameters early stopping kept.
+
     Parameters
     ----------
-    runs : mapping of str to History
-        By label. Anything with lists `epoch`, `seconds` and `loss` will do, or a mapping with such
-        lists. Epochs are counted from 1 in the picture.
-    axes : matplotlib.axes.Axes, optional
-        Where to draw; by default a figure of its own (``axes.figure.savefig("loss.png")``).
+    runs : History or mapping of str to History
+        Several by label. Anything with lists `epoch`, `seconds` and `loss` will do, or a mapping
+        with such lists. Epochs are counted from 1 in the picture.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a figure of its own (``ax.figure.savefig("loss.png")``).
     against : {"epochs", "seconds"}, optional
         What the horizontal axis is.
+    validation : bool, optional
+        Whether to draw validation losses where there are any.
     styles : mapping of str to dict, optional
-        Keyword arguments of ``axes.plot`` for each label.
+        Keyword arguments of ``ax.plot`` for each label.
 
     Returns
     -------
@@ -59,14 +47,16 @@ def loss_curves(
     ValueError
         If `against` is something else, or there is nothing to draw.
     ImportError
-        If `axes` is not given and matplotlib is not installed.
+        If `ax` is not given and matplotlib is not installed.
     """
     if against not in _AXES:
         raise ValueError(f"against must be one of {', '.join(_AXES)}, got {against!r}")
-    lines = {label: _points(run, _AXES[against][0]) for label, run in runs.items()}
+    named = runs if isinstance(runs, Mapping) and "loss" not in runs else {"": runs}
+    lines = {label: _points(run, _AXES[against][0]) for label, run in named.items()}
     if not any(x for x, _ in lines.values()):
         raise ValueError("runs must hold one training with an epoch at least, got none")
-    axes = figure(6.0, 4.2).add_subplot() if axes is None else axes
+    ax = axes_of(ax)
+    heights = []
     for i, (label, (x, loss)) in enumerate(lines.items()):
         # A single point has no line.
         style: dict[str, Any] = {
@@ -75,26 +65,50 @@ def loss_curves(
             "linewidth": 1.6,
             "marker": "o" if len(x) == 1 else None,
         }
-        axes.plot(x, loss, label=label, **(style | dict((styles or {}).get(label, {}))))
-    axes.set_xlabel(_AXES[against][1])
-    axes.set_ylabel("mean loss of the training rows")
-    _scale(axes, "x", [value for x, _ in lines.values() for value in x])
-    _scale(axes, "y", [value for _, loss in lines.values() for value in loss])
-    axes.grid(True, which="major", color="0.88", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize="small")
-    return axes
+        style |= dict((styles or {}).get(label, {}))
+        ax.plot(x, loss, label=label or "training", **style)
+        heights += loss
+        if validation and x:
+            heights += _validation(ax, named[label], label, x, style)
+    ax.set_xlabel(_AXES[against][1])
+    other = len(ax.get_lines()) > len(lines)
+    ax.set_ylabel("mean loss" if other else "mean loss of the training rows")
+    _scale(ax, "x", [value for x, _ in lines.values() for value in x])
+    _scale(ax, "y", heights)
+    tidy(ax)
+    if len(ax.get_lines()) > 1:
+        ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def _lists(run: Any) -> Mapping[str, Any]:
+    return run if isinstance(run, Mapping) else vars(run)
 
 
 def _points(run: Any, name: str) -> tuple[list[float], list[float]]:
     """Return x and loss of a training; nothing if it has no such x."""
-    mapping = run if isinstance(run, Mapping) else vars(run)
-    x, loss = list(mapping.get(name) or []), list(mapping.get("loss") or [])
+    x, loss = list(_lists(run).get(name) or []), list(_lists(run).get("loss") or [])
     if name == "epoch" and x and x[0] == 0:
         x = [epoch + 1 for epoch in x]
     return (x, loss) if x else ([], [])
+
+
+def _validation(
+    ax: Any, run: Any, label: str, x: list[float], style: Mapping[str, Any]
+) -> list[float]:
+    """Draw a run's validation loss, if it has one, and return it."""
+    loss = list(_lists(run).get("validation_loss") or [])
+    if not loss:
+        return []
+    name = f"{label}, validation" if label else "validation"
+    ax.plot(x, loss, label=name, **{**style, "linestyle": (0, (4, 2)), "linewidth": 1.3})
+    best = _lists(run).get("best_epoch")
+    if best is not None:
+        ax.plot(
+            x[best], loss[best], "o", color=style["color"], markerfacecolor="none", markersize=8,
+            label=f"best epoch: {best + 1}", linestyle="none",
+        )  # fmt: skip
+    return loss
 
 
 def _scale(axes: Any, axis: str, values: list[float]) -> None:
