@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpubackprop.activations import SOFTMAX, Activation, _finite
-from gpubackprop.expressions import Expression
+from gpubackprop.expressions import Expression, parse
 
 
 class Loss:
@@ -165,7 +165,9 @@ def pair(activation: Activation, loss: Loss) -> Pair:
     if activation.name in loss.matched:
         statements = {"out": f"scale * ({loss.matched[activation.name]})"}
     else:
-        statements = {"a": "o", "out": f"scale * ({loss.df}) * ({activation.df})"}
+        statements = {"out": f"scale * ({loss.df}) * ({activation.df})"}
+        if "a" in parse(activation.df).names():
+            statements = {"a": "o", **statements}
     if activation.elementwise or activation.name in loss.matched:
         delta = _expression(f"{name}_delta", statements, constants, ("scale",))
     formulas = [node for part in (value, delta) if part for _, node in part.folded.statements]

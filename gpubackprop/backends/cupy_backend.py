@@ -230,8 +230,9 @@ class CupyBackend(PlainCupyBackend):
                 "I label, int64 n_classes", "T out",
                 "out = label == i % n_classes", "one_hot", no_return=True,
             ),
+            # Not "norm", which is a function of CUDA's.
             "norm": cp.ReductionKernel(
-                "T x", "T y", "(double)x * (double)x", "a + b", "y = sqrt(a)", "0", "norm",
+                "T x", "T y", "(double)x * (double)x", "a + b", "y = sqrt(a)", "0", "l2_norm",
                 reduce_type="double",
             ),
             "clip": cp.ElementwiseKernel(

@@ -12,17 +12,21 @@ from gpubackprop.backends.base import RECORD
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
 from gpubackprop.expressions import Expression
 from gpubackprop.losses import LOSSES, check_pair, pair
-from gpubackprop.optimizers import OPTIMIZERS, SGD
+from gpubackprop.optimizers import OPTIMIZERS, SGD, Optimizer
 
 _USAGE = "usage: python -m gpubackprop.backends.show [NAME]; without NAME it lists all names"
 
 
 def kernels() -> dict[str, Kernel]:
     """Return the printed kernels by name: of every activation, loss and optimiser in the tables."""
-    expressions = itertools.chain(_of_activations(), _of_pairs(), _of_optimizers(), [RECORD])
-    found = {expression.name: to_kernel(expression) for expression in expressions}
+    found = {expression.name: to_kernel(expression) for expression in expressions()}
     dropout = dropout_kernel()
     return {**found, dropout.name: dropout}
+
+
+def expressions() -> list[Expression]:
+    """Return the expressions of every activation, loss and optimiser in the tables."""
+    return [*_of_activations(), *_of_pairs(), *_of_optimizers(), RECORD]
 
 
 def _of_activations() -> Iterator[Expression]:
@@ -42,15 +46,17 @@ def _of_pairs() -> Iterator[Expression]:
         yield from (part for part in (joined.loss, joined.delta) if part is not None)
 
 
+def optimizers() -> list[Optimizer]:
+    """Return one optimiser of every kind: names alone make one, SGD has some more."""
+    made: list[Optimizer] = [kind() for kind in OPTIMIZERS.values()]  # type: ignore[call-arg]
+    return [*made, SGD(0.1, momentum=0.9, l1=0.1, l2=0.1), SGD(0.1, momentum=0.9, nesterov=True)]
+
+
 def _of_optimizers() -> Iterator[Expression]:
-    everything = SGD(0.1, momentum=0.9, l1=0.1, l2=0.1)
-    # Names alone make the rest: SGD has one update for each kind of momentum.
-    made = [kind() for kind in OPTIMIZERS.values()]  # type: ignore[call-arg]
-    for optimizer in (*made, everything, SGD(0.1, momentum=0.9, nesterov=True)):
+    for optimizer in optimizers():
         yield optimizer.expression
-    yield from (everything.decay, everything.masked_decay)
-    if everything.penalty is not None:
-        yield everything.penalty
+        if optimizer.penalty is not None:
+            yield from (optimizer.penalty, optimizer.decay, optimizer.masked_decay)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
