@@ -109,6 +109,22 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20261124)
 
 
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that runs a command and returns exit code, output and errors."""
+    from gpubackprop import cli
+
+    monkeypatch.setenv("GPUBACKPROP_BACKEND", "numpy")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
 def close(actual: object, expected: object, dtype: object, *, factor: float = 1.0) -> None:
     """Compare with the tolerances of a dtype. A NaN fails where none is expected."""
     name = np.dtype(dtype).name

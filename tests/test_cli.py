@@ -9,26 +9,12 @@ import numpy as np
 import pytest
 from conftest import require
 
-from gpubackprop import cli, compare, datasets, machine
+from gpubackprop import compare, datasets, machine
 from gpubackprop.compare import MODES, Settings, check_training
 from gpubackprop.executors import EXECUTORS
 from gpubackprop.network import Network
 
 pytest.importorskip("typer")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that runs a command and returns exit code, output and errors."""
-    monkeypatch.setenv("GPUBACKPROP_BACKEND", "numpy")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
 
 
 def blobs(rows: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +190,7 @@ def test_ctrl_c(run, npz, tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "compare", interrupt)
+    monkeypatch.setattr("gpubackprop.cli.compare.compare", interrupt)
     assert run("compare", "--data", npz, "--output", tmp_path) == (
         130,
         "",

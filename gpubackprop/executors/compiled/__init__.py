@@ -7,12 +7,14 @@ import numpy as np
 
 from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
+from gpubackprop.executors.compiled.blas import problem
+from gpubackprop.executors.compiled.cache import folder
 from gpubackprop.executors.compiled.executor import Compiled, LoadedLoop
 from gpubackprop.executors.compiled.source import LOOPS, write_formulas
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW
 
-__all__ = ["Compiled", "warm"]
+__all__ = ["Compiled", "folder", "problem", "warm"]
 
 
 def warm() -> Iterator[str]:
