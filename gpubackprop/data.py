@@ -195,6 +195,22 @@ class Source:
             targets = np.ascontiguousarray(targets, CODES)
         return X.array, targets, None if w is None else w.array
 
+    def on_device(self) -> tuple[Array, Array, Array | None] | None:
+        """Return X, Y and the weights themselves, for kernels that gather rows on their own.
+
+        Returns
+        -------
+        (X, Y, w) or None
+            Not to be written to. All C-contiguous, on the device, and of the model's dtype; Y may
+            be class numbers, of int64. None if any of them is anything else.
+        """
+        X, Y, w = self._X, self._Y, self._w
+        if self._backend.host or isinstance(X, Csr) or Y is None:
+            return None
+        if not all(part.direct for part in (X, Y, w) if part is not None):
+            return None
+        return X.array, Y.array, None if w is None else w.array
+
 
 class _Columns(NamedTuple):
     """The three arguments, checked."""

@@ -3,11 +3,14 @@
 from gpubackprop.executors.base import Executor, Job
 from gpubackprop.executors.compiled import Compiled
 from gpubackprop.executors.eager import Eager
+from gpubackprop.executors.graph import Graph
 
 __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 
 #: The executors by name.
-EXECUTORS: dict[str, type[Executor]] = {executor.name: executor for executor in (Eager, Compiled)}
+EXECUTORS: dict[str, type[Executor]] = {
+    executor.name: executor for executor in (Eager, Compiled, Graph)
+}
 
 #: What eager takes more than compiled: at an update, and at each of its layers. And importing Numba
 #: and SciPy. Measured on one core of a Xeon of 2023.

@@ -20,7 +20,7 @@ class Eager:
         self._second: Parameters | None = None
         self._gather = Gather(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
-        self._fused = job.backend.step(job.model, job.optimizer, job.dropout_seed)
+        self.fused = job.backend.step(job.model, job.optimizer, job.dropout_seed)
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -43,7 +43,7 @@ class Eager:
         block = batch_size * batches_per_block(self.job.model, batch_size)
         for i in range(start, stop, block):
             rows = min(block, stop - i)
-            if self._fused is not None:
+            if self.fused is not None:
                 self._begin(source, i, rows, batch_size, state, progress)
             if batch_size <= backprop.SLICE:
                 X, Y, w = self._gather.rows(source, order, i, i + rows)
@@ -77,8 +77,8 @@ class Eager:
             l1, l2 = job.optimizer.l1, job.optimizer.l2
             W = parameters.flat_weights
             job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
-        if self._fused is not None:
-            self._fused.update(parameters, state.gradient, state.slots, state.trainable, n, tally)
+        if self.fused is not None:
+            self.fused.update(parameters, state.gradient, state.slots, state.trainable, n, tally)
             state.updates += 1
         else:
             job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
@@ -99,18 +99,20 @@ class Eager:
         loss: Array,
     ) -> None:
         """Write `scale` times the gradient of some rows' summed loss, and that sum."""
-        backend, model, n = self.job.backend, self.job.model, len(X)
-        ws = self._workspace
-        if ws is None or ws.n_rows < n:
-            ws = self._workspace = Workspace(model, n, backend)
-        ws = ws.rows(n)
-        if self._fused is not None:
+        backend, model, ws = self.job.backend, self.job.model, self.workspace(len(X))
+        if self.fused is not None:
             first = None if dropping is None else dropping.first
-            self._fused.gradient(X, Y, w, scale, parameters, ws, out, loss, first)
+            self.fused.gradient(X, Y, w, scale, parameters, ws, out, loss, first)
             return
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
         backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
+
+    def workspace(self, n: int) -> Workspace:
+        """Return a workspace of n rows."""
+        if self._workspace is None or self._workspace.n_rows < n:
+            self._workspace = Workspace(self.job.model, n, self.job.backend)
+        return self._workspace.rows(n)
 
     def batch_gradient(
         self,
@@ -162,7 +164,7 @@ class Eager:
         def share(batch: int) -> float:
             return progress.penalty_share(batch, min(batch_size, n - batch * batch_size))
 
-        self._fused.scalars.begin(
+        self.fused.scalars.begin(
             -(-rows // batch_size), -(-(n - start) // batch_size),
             state.updates, progress.steps, progress.batch, start,
             progress.learning_rate, share if self.job.penalised else None,

@@ -29,6 +29,8 @@ UNITS = {
     "output": ("activations", "loss"),
     "update": ("optimizer",),
 }
+#: Files that stand between common.cu and a unit's own.
+FILES = {"output": ("rows",)}
 #: The kernels of each file.
 KERNELS = {
     "layers": ("bias_activation", "delta_bias_gradient", "gather"),
@@ -88,7 +90,8 @@ def source(unit: str, made_of: Formulas) -> str:
         else:
             assert made_of.optimizer is not None, f"the kernels of {unit} need an optimiser"
             parts.append(functions.optimizer_functions(made_of.optimizer))
-    return "\n".join([*parts, read("common.cu"), read(f"{unit}.cu")])
+    files = ("common", *FILES.get(unit, ()), unit)
+    return "\n".join([*parts, *(read(f"{name}.cu") for name in files)])
 
 
 @functools.cache

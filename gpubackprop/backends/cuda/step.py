@@ -151,6 +151,7 @@ class Step:
         parameters: Parameters,
         out: Parameters,
         loss: Array,
+        *,
         db: bool = True,
     ) -> None:
         """Go from the output layer's product to its delta, its bias gradient and the loss."""
@@ -238,6 +239,19 @@ class Step:
         rows: int,
         tally: Any,
     ) -> None:
+        """Do `launch_update`, and note that the device has moved on."""
+        self.launch_update(parameters, gradient, slots, trainable, rows, tally)
+        self.scalars.moved(rows)
+
+    def launch_update(
+        self,
+        parameters: Parameters,
+        gradient: Parameters,
+        slots: list[Array],
+        trainable: Array | None,
+        rows: int,
+        tally: Any,
+    ) -> None:
         """Let the optimiser move all parameters, record the loss and move the state on.
 
         Parameters
@@ -278,7 +292,6 @@ class Step:
                 tally.value, tally.total, tally.first_bad, scalars.state, scratch.tickets,
             ),
         )  # fmt: skip
-        scalars.moved(rows)
 
     @functools.cached_property
     def _slots(self) -> np.dtype:
@@ -311,22 +324,24 @@ class Scratch:
 class Scalars:
     """The numbers of each update, and where a run stands, in device memory.
 
-    They are uploaded ahead, for the rest of an epoch or `TABLE_ROWS` updates, and only if they
-    differ from those that are there.
+    They are uploaded ahead, for the rest of an epoch or as many updates as the table has rows, and
+    only if they differ from those that are there.
 
     Attributes
     ----------
-    table : array of shape (TABLE_ROWS, row_length)
+    table : array of shape (rows, row_length)
     row_step : int
         Numbers from one update's row to the next; 0 where all updates have the same.
     state : int64 array of shape (4,)
         `State` of common.cu; the device moves it on.
     """
 
-    def __init__(self, backend: Any, dtype: np.dtype, optimizer: Optimizer) -> None:
+    def __init__(
+        self, backend: Any, dtype: np.dtype, optimizer: Optimizer, rows: int = TABLE_ROWS
+    ) -> None:
         self.backend, self.optimizer = backend, optimizer
         width = functions.row_length(optimizer)
-        self.table = backend.empty((TABLE_ROWS, width), dtype)
+        self.table = backend.empty((rows, width), dtype)
         self.state = backend.zeros(modules.STATE.itemsize // 8, np.int64)
         self._rows = np.empty((0, width))
         self._at = [0, -1, -1, -1]
@@ -350,7 +365,7 @@ class Scalars:
         Parameters
         ----------
         n : int
-            How many there are for certain, 1..TABLE_ROWS.
+            How many there are for certain, 1..rows.
         ahead : int
             How many there are to be in the epoch from here.
         updates, steps, batch, position : int
@@ -365,7 +380,7 @@ class Scalars:
         known = 0 if same else row
         ready = known + (1 if same else n) <= len(self._rows)
         if not ready or tuple(self._rows[known]) != now:
-            many = 1 if same else max(n, min(ahead, TABLE_ROWS))
+            many = 1 if same else max(n, min(ahead, len(self.table)))
             rows = [now] + [
                 self._row(updates + i, batch + i, learning_rate, share) for i in range(1, many)
             ]

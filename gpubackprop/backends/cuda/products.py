@@ -1,0 +1,164 @@
+"""The same update with products of our own, each with the pass behind it: what a graph can hold."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import IDENTITY
+from gpubackprop.backends.cuda import functions, modules
+from gpubackprop.backends.cuda.step import Scratch, Step
+from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.types import Array
+
+#: Rows and columns of a block's tile of a product, and the depth that it takes at once.
+_TILE = 32
+#: Blocks that share a tile's sum at most.
+_MOST_SPLITS = 16
+
+
+class OwnProducts(Step):
+    """`Step` without cuBLAS, which CuPy refuses to call while a stream is captured.
+
+    An update of L layers is ``3 L + 1`` launches.
+    """
+
+    @functools.cached_property
+    def _products(self) -> dict[str, Any]:
+        return modules.kernels("gemm", self._formulas, self.backend.device)
+
+    @functools.cached_property
+    def _multiprocessors(self) -> int:
+        attributes = self.backend.xp.cuda.Device(self.backend.device).attributes
+        return int(attributes["MultiProcessorCount"])
+
+    def prepare(self, n: int) -> None:
+        """Compile, load and reserve all that an update of n rows needs."""
+        self._reserve(n)
+        for kernels in (self._kernels, self._products, self._update_kernels):
+            for kernel in kernels.values():
+                _ = kernel.attributes  # asking loads a kernel that would be loaded at its launch
+
+    def gather(
+        self,
+        data: tuple[Array, Array, Array | None],
+        order: Array | None,
+        out: tuple[Array, Array, Array | None],
+    ) -> None:
+        """Write the rows from the state's position on, in order, into buffers.
+
+        Parameters
+        ----------
+        data : X, Y and weights
+            As `Source.on_device` returns them.
+        order : int32 or int64 array or None
+        out : X, Y and weights
+            Of equally many rows each; overwritten.
+        """
+        (X, Y, w), (X_out, Y_out, w_out) = data, out
+        labels = Y if Y.ndim == 1 else None
+        wide = order is not None and order.dtype == np.int64
+        rows = len(X_out)
+        self._kernels["gather"](
+            (min(-(-rows // 8), 1024),),
+            (32, 8),
+            (
+                X, Y if labels is None else None, labels, w, None if wide else order,
+                order if wide else None, X_out, Y_out, w_out, np.int32(rows),
+                np.int32(X.shape[1]), np.int32(Y_out.shape[1]), np.int64(0), self.scalars.state,
+            ),
+        )  # fmt: skip
+
+    # ---- the products ---------------------------------------------------------------------------
+
+    def _multiply(self, name: str, M: int, N: int, K: int, *arguments: Any) -> None:
+        """Launch a product with M x N results, each a sum of K."""
+        scratch = self._scratch
+        assert scratch is not None
+        grid = -(-N // _TILE), -(-M // _TILE), splits(M, N, K, self._multiprocessors)
+        self._products[name](grid, (256,), (*arguments, scratch.partials, scratch.tickets))
+
+    def _layer(
+        self, l: int, a: Array, parameters: Parameters, ws: Workspace, first: int | None
+    ) -> Array:
+        out = ws.z[l], ws.a[l], ws.h[l]
+        self._forward(a, parameters.weights[l], parameters.biases[l], out, l, first)
+        return ws.a[l] if first is None else ws.h[l]
+
+    def _product(self, a: Array, W: Array, out: Array) -> None:
+        self._forward(a, W, None, (out, out, out), None, None)
+
+    def _forward(
+        self,
+        a: Array,
+        W: Array,
+        b: Array | None,
+        out: tuple[Array, Array, Array],
+        l: int | None,
+        first: int | None,
+    ) -> None:
+        """Write z, a and what is left of it after dropout; without a layer, the product alone."""
+        (n_out, n_in), n = W.shape, len(a)
+        kind = self._kind[l] if l is not None else self._identity
+        drop = self._keep_all if l is None else self._dropping(l, first)
+        self._multiply(
+            "gemm_forward", n, n_out, n_in, a, W, b, *out, np.int32(n), np.int32(n_in),
+            np.int32(n_out), kind, self._C[l or 0], drop, self.scalars.state,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _identity(self) -> np.int32:
+        return np.int32(functions.kind(IDENTITY, self._formulas.known))
+
+    def _output(
+        self,
+        z: Array,
+        Y: Array,
+        w: Array | None,
+        scale: float,
+        parameters: Parameters,
+        out: Parameters,
+        loss: Array,
+        *,
+        db: bool = False,  # it comes with the gradient of W
+    ) -> None:
+        super()._output(z, Y, w, scale, parameters, out, loss, db=db)
+
+    def _weights_gradient(self, l: int, delta: Array, a: Array, out: Parameters) -> None:
+        (n_out, n_in), n = out.weights[l].shape, len(delta)
+        self._multiply(
+            "gemm_gradient", n_out, n_in, n, delta, a, out.weights[l], out.biases[l],
+            np.int32(n), np.int32(n_in), np.int32(n_out),
+        )  # fmt: skip
+
+    def _back(
+        self, l: int, parameters: Parameters, ws: Workspace, out: Parameters, first: int | None
+    ) -> None:
+        W, delta = parameters.weights[l], ws.delta[l]
+        (n_out, n_in), n = W.shape, len(delta)
+        self._multiply(
+            "gemm_backward", n, n_in, n_out, delta, W, self._read(l - 1, ws), ws.delta[l - 1],
+            np.int32(n), np.int32(n_in), np.int32(n_out), self._kind[l - 1], self._C[l - 1],
+            self._dropping(l - 1, first), self.scalars.state,
+        )  # fmt: skip
+
+    def _new_scratch(self, n: int) -> Scratch:
+        smaller = super()._new_scratch(n)
+        partials, tickets = len(smaller.partials), len(smaller.tickets)
+        for n_out, n_in in self.model.layout.shapes:
+            for M, N, K in ((n, n_out, n_in), (n, n_in, n_out), (n_out, n_in, n)):
+                parts = splits(M, N, K, self._multiprocessors)
+                if parts > 1:
+                    partials = max(partials, parts * (M * N + M))
+                    tickets = max(tickets, -(-M // _TILE) * -(-N // _TILE))
+        return Scratch(self.backend, self.model.dtype, n, partials, tickets)
+
+
+def splits(M: int, N: int, K: int, multiprocessors: int) -> int:
+    """Return how many blocks share the sums of a tile.
+
+    As many as fill the device, or leave each two tiles of depth: a product of 32 x 30 results, each
+    a sum of 784, is one tile, and would run on one multiprocessor.
+    """
+    tiles = -(-M // _TILE) * -(-N // _TILE)
+    return max(1, min(multiprocessors // tiles, -(-K // _TILE) // 2, _MOST_SPLITS))

@@ -1,0 +1,202 @@
+"""The graph executor, on CuPy arrays: K updates are one CUDA graph, launched as a whole."""
+
+from typing import Any
+
+from gpubackprop import backprop
+from gpubackprop.backends.cuda.products import OwnProducts
+from gpubackprop.backprop import State
+from gpubackprop.buffers import Parameters
+from gpubackprop.data import Source
+from gpubackprop.executors.base import Job, Progress, Tally
+from gpubackprop.executors.eager import Eager
+from gpubackprop.model import Model
+from gpubackprop.types import Array
+
+#: Updates of one graph at most, a power of two: the host's share of a launch is then small.
+STEPS = 32
+#: Numbers of the rows that a graph gathers at most, which its own buffers hold.
+_GATHERED = 1 << 22
+
+
+class Graph:
+    """See `gpubackprop.executors.base.Executor`.
+
+    All that changes from step to step (learning rates, the place in the epoch, dropout's step) is
+    in device memory, so that a graph, whose arguments are fixed, serves for a whole run. A short
+    last batch has another shape: it runs eagerly.
+    """
+
+    name = "graph"
+
+    def __init__(self, job: Job) -> None:
+        self.job, self._eager = job, Eager(job)
+        self._step = OwnProducts(job.backend, job.model, job.optimizer, job.dropout_seed)
+        fused = self._eager.fused
+        assert fused is not None
+        self._step.scalars = fused.scalars  # one place in the run for both
+        self._buffers: tuple[Array, Array, Array | None] | None = None
+        self._graphs: dict[Any, _Captured] = {}
+        self._data = _Data()
+
+    @staticmethod
+    def refusal(job: Job) -> str | None:
+        """Return why this job cannot be done, in words; None if it can."""
+        if job.backend.host or job.backend.plain:
+            return f"it runs on the backend 'cupy' alone, not on {job.backend.name!r}"
+        if job.optimizer.expression.arguments != ("g",):
+            return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
+        if job.batch_size is None:
+            return "the source decides the batch size, and a graph has fixed shapes"
+        if job.batch_size > backprop.SLICE:
+            return (
+                f"a batch of {job.batch_size} rows is done in slices of {backprop.SLICE}, and a "
+                "graph holds whole updates"
+            )
+        if job.penalised and job.optimizer.penalty is not None:
+            return "penalties that are part of the loss are not written for it"
+        return None
+
+    def run(
+        self,
+        source: Source,
+        order: Array | None,
+        start: int,
+        stop: int,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        tally: Tally,
+    ) -> None:
+        """Train on one slice of an epoch; see `Executor.run`."""
+        most = steps_of_graph(self.job.model, batch_size)
+        at = start
+        while stop - at >= batch_size:
+            # Powers of two, so that there are few graphs.
+            k = min(most, 1 << ((stop - at) // batch_size).bit_length() - 1)
+            self._replay(k, source, order, at, batch_size, parameters, state, progress, tally)
+            at += k * batch_size
+        if at < stop:
+            self._eager.run(source, order, at, stop, batch_size, parameters, state, progress, tally)
+
+    def _replay(
+        self,
+        k: int,
+        source: Source,
+        order: Array | None,
+        start: int,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        tally: Tally,
+    ) -> None:
+        """Do k updates by one launch."""
+        self._step.scalars.begin(
+            k, -(-(source.n_samples - start) // batch_size), state.updates, progress.steps,
+            progress.batch, start, progress.learning_rate, None,
+        )  # fmt: skip
+        data = self._data.of(source)
+        rows = self._rows(k * batch_size, source.weighted)
+        if data is None:
+            part = slice(start, start + len(rows[0]))
+            source.take(part if order is None else order[part], *rows)
+        held = _Held(data, order, rows, parameters, state, tally)
+        key = (k, batch_size, *held.key())
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(k, batch_size, held)
+        self._graphs[key].graph.launch()
+        self._step.scalars.moved(batch_size, k)
+        state.updates += k
+        progress.batch += k
+        progress.steps += k
+
+    def _rows(self, n: int, weighted: bool) -> tuple[Array, Array, Array | None]:
+        """Return buffers for n rows of X, Y and the weights."""
+        if self._buffers is None or len(self._buffers[0]) < n:
+            empty, sizes, dtype = self.job.backend.empty, self.job.model.sizes, self.job.model.dtype
+            X, Y = empty((n, sizes[0]), dtype), empty((n, sizes[-1]), dtype)
+            self._buffers = X, Y, empty((n,), dtype) if weighted else None
+            self._graphs.clear()
+        X, Y, w = self._buffers
+        return X[:n], Y[:n], None if w is None else w[:n]
+
+    def _capture(self, k: int, batch_size: int, held: "_Held") -> "_Captured":
+        """Record k updates. Nothing is run, waited for or allocated meanwhile."""
+        cp, step = self.job.backend.xp, self._step
+        ws = self._eager.workspace(batch_size)
+        step.prepare(batch_size)
+        stream = cp.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._enqueue(k, batch_size, held, ws)
+            finally:
+                graph = stream.end_capture()
+        return _Captured(graph, (held, ws, step))
+
+    def _enqueue(self, k: int, batch_size: int, held: "_Held", ws: Any) -> None:
+        """Launch the kernels of k updates."""
+        (X, Y, w), state = held.rows, held.state
+        if held.data is not None:
+            self._step.gather(held.data, held.order, held.rows)
+        first = 0 if any(self.job.model.dropout) else None
+        for i in range(0, k * batch_size, batch_size):
+            part = slice(i, i + batch_size)
+            self._step.gradient(
+                X[part], Y[part], None if w is None else w[part], 1.0 / batch_size,
+                held.parameters, ws, state.gradient, held.tally.value, first,
+            )  # fmt: skip
+            self._step.launch_update(
+                held.parameters, state.gradient, state.slots, state.trainable, batch_size,
+                held.tally,
+            )  # fmt: skip
+
+
+class _Held:
+    """What a graph's kernels read and write by address."""
+
+    def __init__(
+        self,
+        data: tuple[Array, Array, Array | None] | None,
+        order: Array | None,
+        rows: tuple[Array, Array, Array | None],
+        parameters: Parameters,
+        state: State,
+        tally: Tally,
+    ) -> None:
+        self.data, self.order, self.rows = data, None if data is None else order, rows
+        self.parameters, self.state, self.tally = parameters, state, tally
+
+    def key(self) -> tuple[int, ...]:
+        """Return the addresses that may change from call to call."""
+        state = self.state
+        arrays = [*(self.data or ()), self.order, self.parameters.flat, state.gradient.flat]
+        arrays += [*state.slots, state.trainable, self.tally.total]
+        return tuple(0 if array is None else array.data.ptr for array in arrays)
+
+
+class _Captured:
+    """A graph, and what its kernels read and write by address, so that it is not freed."""
+
+    def __init__(self, graph: Any, held: Any) -> None:
+        self.graph, self.held = graph, held
+
+
+class _Data:
+    """A source's arrays, if kernels can gather from them; remembered for one source."""
+
+    def __init__(self) -> None:
+        self._source: Source | None = None
+        self._found: tuple[Array, Array, Array | None] | None = None
+
+    def of(self, source: Source) -> tuple[Array, Array, Array | None] | None:
+        if source is not self._source:
+            self._source, self._found = source, source.on_device()
+        return self._found
+
+
+def steps_of_graph(model: Model, batch_size: int) -> int:
+    """Return how many updates a graph holds: `STEPS`, or fewer whose rows fill its buffers."""
+    numbers = batch_size * (model.sizes[0] + model.sizes[-1] + 1)
+    return 1 << max(1, min(STEPS, _GATHERED // numbers)).bit_length() - 1
