@@ -316,7 +316,12 @@ def _entries(
             )
             for executor in settings.executors or EXECUTORS:
                 entry = Entry(mode, backend, executor)
-                reason = EXECUTORS[executor].refusal(job)
+                kind = EXECUTORS[executor]
+                reason = kind.refusal(job)
+                # That what is for a GPU does not run on NumPy is no news unless it was asked for.
+                expected = kind.on_host not in (None, job.backend.host) and not settings.executors
+                if reason and expected:
+                    continue
                 if reason:
                     notes.append(f"{entry.label} was left out: {reason}")
                 else:

@@ -425,3 +425,43 @@ def test_a_graph_says_what_it_cannot_do(cupy_backend):
             executors.get("graph", given)
         assert reason in str(caught.value)
     assert Graph.refusal(job(penalised=True)) is None
+
+
+# ---- what auto chooses ---------------------------------------------------------------------------
+
+
+def chosen(sizes, batch_size, n_samples, epochs=1, multiprocessors=132, optimizer="sgd"):
+    """Return the name of what auto means on a GPU of so many multiprocessors."""
+    net = gb.Network(list(sizes), backend="cupy")
+    of = net.model, net.backend, optimizers.get(optimizer), batch_size, False, 0
+    given = Job(*of, n_samples=n_samples, epochs=epochs)
+    return executors.choose_on_gpu(given, multiprocessors).name
+
+
+def test_auto_goes_by_the_cost_model(cupy_backend):
+    """Launches decide for small steps, cuBLAS for large ones, and nothing pays for a short run."""
+    assert chosen((784, 30, 10), 32, 60_000, 20) == "graph"
+    assert chosen((784, 256, 128, 10), 256, 60_000, 200) == "graph"
+    assert chosen((1024, 2048, 2048, 10), 4096, 60_000, 1000) == "eager"
+    assert chosen((784, 30, 10), 32, 640) == "eager"
+    assert chosen((784, 30, 10), 9000, 60_000, 10_000) == "eager"  # a graph refuses it
+    assert chosen((784, 30, 10), None, None) == "eager"
+
+
+def test_more_multiprocessors_make_launches_dearer(cupy_backend):
+    """The step at which cuBLAS takes over moves up with the device."""
+    names = [
+        [chosen((1024, 1024, 10), n, 1 << 20, 1000, sms) for n in (32, 128, 512, 2048, 8192)]
+        for sms in (20, 132, 1000)
+    ]
+    graphs = [row.count("graph") for row in names]
+    assert graphs == sorted(graphs)
+    assert graphs[0] < graphs[2]
+    for row in names:  # one change, from graph to eager
+        assert row == sorted(row, reverse=True)
+
+
+def test_auto_does_what_it_says(cupy_backend):
+    assert train("cupy", "eager")
+    net = gb.Network([9, 3], backend=cupy_backend)
+    assert net.fit(X, LABELS, epochs=1, progress=False).executor == "eager"

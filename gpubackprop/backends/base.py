@@ -51,6 +51,8 @@ class Backend:
     host = True
     #: Whether this is plain array arithmetic without kernels of ours.
     plain = True
+    #: Of a GPU; 0 where there is none.
+    multiprocessors = 0
 
     def __init__(self, name: str, xp: Any = np) -> None:
         self.name, self.xp = name, xp

@@ -115,6 +115,11 @@ class PlainCupyBackend(Backend):
         self.device = device
         self._staging = Staging(self.xp)
 
+    @functools.cached_property
+    def multiprocessors(self) -> int:  # type: ignore[override]
+        """How many the device has."""
+        return int(self.xp.cuda.Device(self.device).attributes["MultiProcessorCount"])
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Make this device the current one."""

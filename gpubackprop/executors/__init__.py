@@ -1,9 +1,10 @@
 """The registry of executors, and which one a job gets."""
 
+from gpubackprop.executors import gpu_cost
 from gpubackprop.executors.base import Executor, Job
 from gpubackprop.executors.compiled import Compiled
 from gpubackprop.executors.eager import Eager
-from gpubackprop.executors.graph import Graph
+from gpubackprop.executors.graph import Graph, steps_of_graph
 
 __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 
@@ -43,11 +44,25 @@ def get(executor: str, job: Job) -> Executor:
 
 def choose(job: Job) -> type[Executor]:
     """Return the executor that "auto" means for a job: the one that is expected to end first."""
+    if not job.backend.host:
+        return choose_on_gpu(job, job.backend.multiprocessors)
     saved = seconds_saved(job)
     # Numba is imported only by a job that may be worth it.
     if saved < IMPORT_SECONDS or Compiled.refusal(job) is not None:
         return Eager
     return Compiled if saved > IMPORT_SECONDS + Compiled.seconds_to_begin(job) else Eager
+
+
+def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:
+    """Return what "auto" means on a GPU with so many multiprocessors; see `gpu_cost`."""
+    n, n_samples = job.batch_size, job.n_samples
+    if n is None or n_samples is None or Graph.refusal(job) is not None:
+        return Eager
+    updates = -(-n_samples // n)
+    steps = min(updates, steps_of_graph(job.model, n))
+    graph = gpu_cost.graph_seconds(job.model, n, multiprocessors, steps)
+    saved = gpu_cost.eager_seconds(job.model, n, multiprocessors) - graph
+    return Graph if saved * updates * job.epochs > gpu_cost.GRAPH_BEGIN_SECONDS else Eager
 
 
 def seconds_saved(job: Job) -> float:
@@ -56,7 +71,7 @@ def seconds_saved(job: Job) -> float:
     What it saves are Python and NumPy's calls: some at each update, some at each layer. In large
     batches of large layers, where BLAS takes all the time, that is next to nothing.
     """
-    if job.n_samples is None or job.batch_size is None or not job.backend.host:
+    if job.n_samples is None or job.batch_size is None:
         return 0.0
     updates = -(-job.n_samples // job.batch_size) * job.epochs
     return updates * (UPDATE_SECONDS + LAYER_SECONDS * job.model.n_layers)

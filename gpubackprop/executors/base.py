@@ -146,9 +146,17 @@ class LearningRateOf(Protocol):
 
 
 class Executor(Protocol):
-    """Trains on slices of an epoch."""
+    """Trains on slices of an epoch.
+
+    Attributes
+    ----------
+    name : str
+    on_host : bool or None
+        Whether it is for NumPy arrays (True), for arrays on a GPU (False), or for all (None).
+    """
 
     name: str
+    on_host: bool | None
 
     def __init__(self, job: Job) -> None: ...
 

@@ -13,6 +13,7 @@ class Eager:
     """See `gpubackprop.executors.base.Executor`."""
 
     name = "eager"
+    on_host: bool | None = None
 
     def __init__(self, job: Job) -> None:
         self.job = job

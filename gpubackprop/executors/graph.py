@@ -27,6 +27,7 @@ class Graph:
     """
 
     name = "graph"
+    on_host: bool | None = False
 
     def __init__(self, job: Job) -> None:
         self.job, self._eager = job, Eager(job)

@@ -27,11 +27,6 @@ class OwnProducts(Step):
     def _products(self) -> dict[str, Any]:
         return modules.kernels("gemm", self._formulas, self.backend.device)
 
-    @functools.cached_property
-    def _multiprocessors(self) -> int:
-        attributes = self.backend.xp.cuda.Device(self.backend.device).attributes
-        return int(attributes["MultiProcessorCount"])
-
     def prepare(self, n: int) -> None:
         """Compile, load and reserve all that an update of n rows needs."""
         self._reserve(n)
@@ -75,7 +70,7 @@ class OwnProducts(Step):
         """Launch a product with M x N results, each a sum of K."""
         scratch = self._scratch
         assert scratch is not None
-        grid = -(-N // _TILE), -(-M // _TILE), splits(M, N, K, self._multiprocessors)
+        grid = -(-N // _TILE), -(-M // _TILE), splits(M, N, K, self.backend.multiprocessors)
         self._products[name](grid, (256,), (*arguments, scratch.partials, scratch.tickets))
 
     def _layer(
@@ -147,7 +142,7 @@ class OwnProducts(Step):
         partials, tickets = len(smaller.partials), len(smaller.tickets)
         for n_out, n_in in self.model.layout.shapes:
             for M, N, K in ((n, n_out, n_in), (n, n_in, n_out), (n_out, n_in, n)):
-                parts = splits(M, N, K, self._multiprocessors)
+                parts = splits(M, N, K, self.backend.multiprocessors)
                 if parts > 1:
                     partials = max(partials, parts * (M * N + M))
                     tickets = max(tickets, -(-M // _TILE) * -(-N // _TILE))

@@ -41,6 +41,7 @@ class Compiled:
     """See `gpubackprop.executors.base.Executor`."""
 
     name = "compiled"
+    on_host: bool | None = True
 
     def __init__(self, job: Job) -> None:
         self.job = job
