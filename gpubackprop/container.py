@@ -66,10 +66,10 @@ def write(path: PathLike, tensors: Mapping[str, np.ndarray], text: Mapping[str, 
             f"labels, names and preprocessing must take less than {LARGEST_HEADER:,} bytes "
             f"together, got {length:,}"
         )
-    _replace(Path(path), data)
+    replace(Path(path), data)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
     """Replace a file by another, or leave it as it was."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop import arguments, backends, memory, optimizers, storage
+from gpubackprop import arguments, backends, memory, onnx_export, optimizers, storage
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
@@ -495,6 +495,43 @@ class Network:
         with self.backend.active():
             flat = self.backend.to_numpy(self._parameters.flat)
         storage.save(path, self.model, Parameters(self.model, flat), schema)
+
+    def export_onnx(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        labels: bool = False,
+        zipmap: bool = False,
+        dtype: Any = None,
+    ) -> None:
+        """Write the network as an ONNX model, which needs no gpubackprop to run; see docs/files.md.
+
+        Parameters
+        ----------
+        path : path-like
+            Such as "model.onnx". A file of that name is replaced, whole or not at all.
+        labels : bool, optional
+            Whether the outputs are "label" and "probabilities", as a classifier's are, with the
+            labels of `schema`, by default the class numbers. Else there is one, "output", with what
+            `predict` returns.
+        zipmap : bool, optional
+            Whether they are "output_label" and "output_probability", a sequence of maps from labels
+            to probabilities.
+        dtype : {"float32", "float64"}, optional
+            Of X and of the numbers; by default the network's.
+
+        Raises
+        ------
+        ImportError
+            If onnx, of the extra "onnx", is not installed.
+        ValueError
+            If labels are wanted of outputs that are no probabilities.
+        """
+        outputs = onnx_export.for_network(self.schema, self.model, labels, zipmap)
+        with self.backend.active():
+            parameters = Parameters(self.model, self.backend.to_numpy(self._parameters.flat))
+        model, parameters = onnx_export.in_dtype(self.model, parameters, dtype)
+        onnx_export.export(path, model, parameters, self.schema, outputs)
 
     # ---- copies ---------------------------------------------------------------------------------
 

@@ -138,10 +138,7 @@ def describe(model: Model) -> dict[str, Any]:
         "dtype": model.dtype.name,
         "bias": model.bias,
         "dropout": model.dropout,
-        "activations": [
-            {"name": a.name, "f": a.f, "df": a.df, "parameters": dict(a.parameters)}
-            for a in model.activations
-        ],
+        "activations": [describe_activation(activation) for activation in model.activations],
         "loss": model.loss.state(),
     }
 
@@ -169,7 +166,7 @@ def build(text: dict[str, Any]) -> Model:
         raise ValueError(f"dropout {dropout}")
     return Model(
         sizes=sizes,
-        activations=tuple(_activation(entry) for entry in text["activations"]),
+        activations=tuple(build_activation(entry) for entry in text["activations"]),
         loss=losses.rebuild(dict(text["loss"])),
         bias=tuple(bool(one) for one in text["bias"]),
         dropout=dropout,
@@ -177,7 +174,18 @@ def build(text: dict[str, Any]) -> Model:
     )
 
 
-def _activation(entry: dict[str, Any]) -> Activation:
+def describe_activation(activation: Activation) -> dict[str, Any]:
+    """Return what `build_activation` makes the same activation of."""
+    parameters = dict(activation.parameters)
+    return {
+        "name": activation.name,
+        "f": activation.f,
+        "df": activation.df,
+        "parameters": parameters,
+    }
+
+
+def build_activation(entry: dict[str, Any]) -> Activation:
     """Make an activation of its description; one of the table's is known by its name."""
     if entry["name"] in ACTIVATIONS:
         return ACTIVATIONS[entry["name"]](**entry["parameters"])

@@ -1,7 +1,7 @@
 """What the classifier and the regressor share."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -10,9 +10,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from gpubackprop import backends
+from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
-from gpubackprop.sklearn import parameters
+from gpubackprop.sklearn import files, parameters
 from gpubackprop.sklearn.callbacks import Tasks
 from gpubackprop.sklearn.engine import Engine
 from gpubackprop.sklearn.interop import to_host
@@ -180,6 +181,39 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Return what is computed in where X is of `dtype`."""
         wanted: np.dtype = np.dtype(dtype if self.dtype is None else self.dtype)
         return wanted
+
+    # ---- files ----------------------------------------------------------------------------------
+
+    def save(self, path: PathLike) -> None:
+        """Write the fitted estimator to a safetensors file, which `load` reads: no pickle.
+
+        The file is a network's, so that `gpubackprop.load` opens it too, with the classes as
+        labels. What a warm start would go on with (velocities, moments) is not in it.
+
+        Parameters
+        ----------
+        path : path-like
+            Such as "model.safetensors". A file of that name is replaced, whole or not at all.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is a function, a RandomState or an object of a class of one's own.
+        """
+        files.save(self, path)
+
+    @classmethod
+    def load(cls, path: PathLike) -> Self:
+        """Read an estimator that `save` wrote. Runs no code from the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no such file, or holds another class; the message says which.
+        """
+        return cast(Self, files.load(cls, path))
 
     # ---- the network ----------------------------------------------------------------------------
 

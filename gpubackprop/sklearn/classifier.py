@@ -18,8 +18,9 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
-from gpubackprop.sklearn import losses
+from gpubackprop.sklearn import files, losses
 from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
 from gpubackprop.sklearn.interop import to_host
 
@@ -243,6 +244,29 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             z = np.hstack([-z, z])
         logarithms = -np.logaddexp(z.dtype.type(0), -z)
         return logarithms
+
+    def export_onnx(self, path: PathLike, *, zipmap: bool = True, dtype: Any = None) -> None:
+        """Write an ONNX model with the inputs and outputs that skl2onnx would give it.
+
+        Its input is "X". "output_label" is what `predict` returns, as int64 or strings;
+        "output_probability" has what `predict_proba` returns, each row as a map from classes.
+
+        Parameters
+        ----------
+        path : path-like
+        zipmap : bool, optional
+            False: the outputs are "label" and "probabilities", of shape (n_samples, n_classes).
+        dtype : {"float32", "float64"}, optional
+            Of X and of the numbers; by default that of `coefs_`.
+
+        Raises
+        ------
+        ImportError
+            If onnx, of the extra "onnx", is not installed.
+        ValueError
+            If the classes are neither text nor whole numbers.
+        """
+        files.export_classifier(self, path, zipmap, dtype)
 
     # ---- labels and targets ---------------------------------------------------------------------
 

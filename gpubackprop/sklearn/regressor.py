@@ -9,8 +9,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
-from gpubackprop.sklearn import losses
+from gpubackprop.sklearn import files, losses
 from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
 from gpubackprop.sklearn.interop import to_host
 
@@ -128,6 +129,22 @@ n_features_in_, feature_names_in_, out_activation_
         """
         check_is_fitted(self)
         return self._to_labels(self._outputs(X))
+
+    def export_onnx(self, path: PathLike, *, dtype: Any = None) -> None:
+        """Write an ONNX model: "X" in, "variable" of shape (n_samples, n_outputs) out.
+
+        Parameters
+        ----------
+        path : path-like
+        dtype : {"float32", "float64"}, optional
+            Of X and of the numbers; by default that of `coefs_`.
+
+        Raises
+        ------
+        ImportError
+            If onnx, of the extra "onnx", is not installed.
+        """
+        files.export_regressor(self, path, dtype)
 
     def _validate_input(
         self, X: Any, y: Any, incremental: bool, reset: bool
