@@ -22,6 +22,7 @@ numbers are ours.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import gpubackprop as gb
@@ -74,7 +75,11 @@ def main() -> None:
     """Print the equations with their numbers, then the chain rule for w22."""
     parser = argparse.ArgumentParser(description="A 4-2-2-1 network, layer by layer.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
-    numbers = run(parser.parse_args().backend)
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
+    options = parser.parse_args()
+    numbers = run(options.backend)
+    if options.html:
+        Path(options.html).write_text(numbers["trace"].to_html(), encoding="utf-8")
     factors, o = numbers["factors"], numbers["o"]
     product = factors[0] * factors[1] * factors[2] * factors[3]
 

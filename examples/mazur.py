@@ -15,6 +15,7 @@ Source: https://mattmazur.com/2015/03/17/a-step-by-step-backpropagation-example/
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,12 @@ def main() -> None:
     """Print the article's numbers in its order, then the whole step."""
     parser = argparse.ArgumentParser(description="Mazur's worked example.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
     parser.add_argument("--rounds", type=int, default=10_000, help="steps in all, >= 2")
     options = parser.parse_args()
     numbers = run(options.backend, options.rounds)
+    if options.html:
+        Path(options.html).write_text(numbers["trace"].to_html(), encoding="utf-8")
     trace = numbers["trace"]
     o1, a1, delta = numbers["o"][0], trace.a[1][0, 0], trace.delta[1][0, 0]
 

@@ -17,6 +17,7 @@ Source: Mikael Laine, "The absolutely simplest neural network backpropagation ex
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import gpubackprop as gb
@@ -47,7 +48,11 @@ def main() -> None:
     """Print the first step by hand and by `trace`, then the weights on their way to 1/3."""
     parser = argparse.ArgumentParser(description="Gradient descent on one weight.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
-    numbers = run(parser.parse_args().backend)
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
+    options = parser.parse_args()
+    numbers = run(options.backend)
+    if options.html:
+        Path(options.html).write_text(numbers["trace"].to_html(), encoding="utf-8")
     a, dw, w, cost = (numbers[name] for name in ("a", "dw", "w", "cost"))
 
     print("The first step by hand\n")

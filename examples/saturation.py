@@ -16,6 +16,7 @@ Source: Michael Nielsen, "Neural networks and deep learning", chapter 3, 2015.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import gpubackprop as gb
@@ -57,9 +58,13 @@ def main() -> None:
     """Print the first step of the slow run, then both runs side by side, then the cure."""
     parser = argparse.ArgumentParser(description="A sigmoid neuron that saturates.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
-    backend = parser.parse_args().backend
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
+    options = parser.parse_args()
+    backend = options.backend
     fast, slow = run(0.6, 0.9, backend=backend), run(2.0, 2.0, backend=backend)
     cured = run(2.0, 2.0, "log_loss", backend=backend)
+    if options.html:
+        Path(options.html).write_text(slow["first"].to_html(), encoding="utf-8")
 
     print("The first pass from w = b = 2\n")
     print(slow["first"])

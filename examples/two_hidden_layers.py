@@ -20,6 +20,7 @@ and `trainable` says that it stays so.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,11 @@ def main() -> None:
     """Print the pass forward, the deltas, the new weights and the new output."""
     parser = argparse.ArgumentParser(description="One step of a network with two hidden layers.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
-    numbers = run(parser.parse_args().backend)
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
+    options = parser.parse_args()
+    numbers = run(options.backend)
+    if options.html:
+        Path(options.html).write_text(numbers["trace"].to_html(), encoding="utf-8")
     trace = numbers["trace"]
     (h1, h2, h3), (h4, h5), (o,) = (a[0] for a in trace.a[1:])
     (d1, d2, d3), (d4, d5), (d,) = (delta[0] for delta in trace.delta)

@@ -14,6 +14,7 @@ Source: Rumelhart, Hinton and Williams, "Learning internal representations by er
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import gpubackprop as gb
@@ -44,8 +45,11 @@ def main() -> None:
     """Print the truth table from several seeds, and what the hidden units make of the inputs."""
     parser = argparse.ArgumentParser(description="XOR, learned by a 2-4-1 network.")
     parser.add_argument("--backend", default="numpy", help="numpy or cupy")
-    backend = parser.parse_args().backend
-    runs = [run(seed, backend) for seed in range(5)]
+    parser.add_argument("--html", metavar="FILE", help="write the step as a page to look at")
+    options = parser.parse_args()
+    runs = [run(seed, options.backend) for seed in range(5)]
+    if options.html:
+        Path(options.html).write_text(runs[0]["trace"].to_html(), encoding="utf-8")
 
     print("The output o after 300 epochs, from five seeds\n")
     print("  x1 x2   y" + "".join(f"   seed {seed}" for seed in range(5)))

@@ -283,7 +283,13 @@ def _fold(expression: Expression) -> Folded:
     return Folded(statements, {name: value for name, value in constants.items() if name in read})
 
 
-def infix(node: Node, number: Callable[[float], str], where: str, call: str = "{name}") -> str:
+def infix(
+    node: Node,
+    number: Callable[[float], str],
+    where: str,
+    call: str = "{name}",
+    name: Callable[[str], str] = str,
+) -> str:
     """Print a formula in a language with infix operators.
 
     Parameters
@@ -295,11 +301,13 @@ def infix(node: Node, number: Callable[[float], str], where: str, call: str = "{
         Template with the fields c, x and y.
     call : str, optional
         Template for a function's name, with the field name.
+    name : callable, optional
+        Prints a name; by default as it is.
     """
 
     def show(node: Node, strength: int = 0) -> str:
         if node.op == "name":
-            return node.name
+            return name(node.name)
         if node.op == "number":
             return number(node.number)
         if node.op == "neg":

@@ -1,6 +1,5 @@
 """One training step with everything in it, from the code that trains."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
+from gpubackprop.worked import page
+from gpubackprop.worked.step import Step, Update
 
 #: What is printed of a large array.
 _MOST_ROWS, _MOST_COLUMNS = 12, 10
@@ -20,43 +21,11 @@ _MOST_ROWS, _MOST_COLUMNS = 12, 10
 _TITLE, _COLUMN = 40, 14
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Step):
     """A training step, as NumPy arrays. Printed, it is an aligned table.
 
-    Attributes
-    ----------
-    z : list of array of shape (n, n_out)
-        ``z[l] = a[l] @ W[l].T + b[l]``
-    a : list of array of shape (n, n_out)
-        ``a[0]`` is X, ``a[l + 1] = f(z[l])``; after dropout where there is any.
-    delta : list of array of shape (n, n_out)
-        dL/dz of each layer.
-    dW, db : list of array
-        Gradients; None for a layer without biases.
-    W, b : list of array
-        Parameters before the step.
-    new_W, new_b : list of array
-        Parameters after it; the same as before where no optimizer was given.
-    Y : array of shape (n, n_out)
-        Targets; class numbers as one-hot rows.
-    loss : float
-        Mean loss of the batch, before the step.
-    model : Model
+    Its attributes are those of `Step`.
     """
-
-    z: list[np.ndarray]
-    a: list[np.ndarray]
-    delta: list[np.ndarray]
-    dW: list[np.ndarray]
-    db: list[np.ndarray | None]
-    W: list[np.ndarray]
-    b: list[np.ndarray | None]
-    new_W: list[np.ndarray]
-    new_b: list[np.ndarray | None]
-    Y: np.ndarray
-    loss: float
-    model: Model
 
     def __str__(self) -> str:
         return "\n".join(_table(self))
@@ -65,6 +34,36 @@ class Trace:
         sizes = "-".join(map(str, self.model.sizes))
         what = f"{len(self.Y)} rows, loss {self.loss:.6g}"
         return f"<Trace of a {sizes} network, {what}; print() shows it>"
+
+    def to_html(self, samples: int = page.SAMPLES) -> str:
+        """Return the step as one HTML file: the network drawn, with every equation.
+
+        The file needs no network access. It steps through forward pass, loss, deltas and update;
+        pointing at a unit or a weight shows its equations with the numbers put in, and lights what
+        they are made of. Layers of more than ten units are folded.
+
+        Parameters
+        ----------
+        samples : int, optional
+            Samples that can be looked at, >= 1: the first ones of the batch.
+
+        Raises
+        ------
+        ImportError
+            If jinja2 is not installed.
+
+        Examples
+        --------
+        >>> Path("step.html").write_text(trace.to_html(), encoding="utf-8")
+        """
+        return page.to_html(self, str(self), samples)
+
+    def _repr_html_(self) -> str | None:
+        """Show the page in a notebook; without jinja2 the notebook shows the text."""
+        try:
+            return page.to_frame(self.to_html(), repr(self))
+        except ImportError:
+            return None
 
 
 def trace(
@@ -107,14 +106,34 @@ def trace(
     )
     before, gradient = host(parameters.weights), host(state.gradient.weights)
     b_before, b_gradient = host(parameters.biases), host(state.gradient.biases)
+    undropped, known = host(ws.a), None
     if optimizer is not None:
         rate = optimizer.schedule.rate(0.0, optimizer.schedule.begin())
+        known = _known(backend, model, optimizer, rate, state)
         backprop.update(backend, optimizer, parameters, state, rate)
     passed = ws.a if dropping is None else ws.h
     return Trace(
         z=host(ws.z), a=host([X, *passed]), delta=host(ws.delta), dW=gradient, db=b_gradient,
         W=before, b=b_before, new_W=host(parameters.weights), new_b=host(parameters.biases),
         Y=host([Y])[0], loss=float(backend.to_numpy(out)[0]) / len(X), model=model,
+        w=host([w])[0], mask=host([None if dropping is None else mask for mask in ws.mask]),
+        undropped=undropped, update=known,
+    )  # fmt: skip
+
+
+def _known(
+    backend: Backend, model: Model, optimizer: Optimizer, learning_rate: float, state: State
+) -> Update:
+    """Copy what an update will read."""
+
+    def both(flat: Array) -> tuple[list[Any], list[Any]]:
+        parts = Parameters(model, np.array(backend.to_numpy(flat)))
+        return parts.weights, parts.biases
+
+    return Update(
+        optimizer, learning_rate, state.updates + 1,
+        {name: both(slot) for name, slot in zip(optimizer.slots, state.slots, strict=True)},
+        None if state.trainable is None else both(state.trainable),
     )  # fmt: skip
 
 

@@ -287,6 +287,19 @@ def test_runs_from_the_command_line(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "name", ["one_weight", "four_layers", "two_hidden_layers", "mazur", "saturation", "xor"]
+)
+def test_writes_its_step_as_a_page(name, tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+    options = ["--rounds", "2"] if name == "mazur" else []
+    monkeypatch.setattr(sys, "argv", [name, "--html", str(tmp_path / "step.html"), *options])
+    example(name).main()
+    text = (tmp_path / "step.html").read_text(encoding="utf-8")
+    assert "One training step of a " in text
+    assert '"title":"Back 0"' in text
+
+
 @pytest.mark.parametrize("name", ["one_weight", "four_layers", "two_hidden_layers"])
 def test_prints_the_same_on_cupy(name, monkeypatch, capsys):
     require("cupy")

@@ -1,0 +1,1 @@
+"""A training step worked out: its numbers, its equations with the numbers put in, its page."""
