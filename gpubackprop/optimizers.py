@@ -27,6 +27,8 @@ from gpubackprop.schedules import LearningRate, Schedule, check_number
 _SMALLEST_EPSILON = 1e-30
 #: What each penalty adds to the gradient.
 _PENALTIES = {"l2": "l2 * w", "l1": "l1 * where(w > 0, 1, where(w < 0, -1, 0))"}
+#: What each is for one entry: where that comes from.
+_PENALTY_VALUES = {"l2": "0.5 * l2 * w ** 2", "l1": "l1 * fabs(w)"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,6 +135,14 @@ class Optimizer:
             return None
         formula = " + ".join(["g", *(_PENALTIES[name] for name in names)])
         return Expression("penalty", ("w",), {"g": formula}, ("g",), names)
+
+    @cached_property
+    def penalty_value(self) -> Expression | None:
+        """The penalties themselves, ``l2 / 2 * w ** 2 + l1 * |w|``; scalars as in `penalty`."""
+        if self.penalty is None:
+            return None
+        formula = " + ".join(_PENALTY_VALUES[name] for name in self.penalty.scalars)
+        return Expression("penalty_value", ("w",), {"out": formula}, scalars=self.penalty.scalars)
 
     def penalty_factors(self, share: float = 1.0) -> tuple[float, ...]:
         """Return the scalars of `penalty`: its factors, times a share."""

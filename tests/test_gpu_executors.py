@@ -123,6 +123,50 @@ def test_optimisers_in_float32(executor):
         check(executor, "float32", fit={"optimizer": OPTIMIZERS[name]})
 
 
+def penalised(backend, executor, optimizer, batch_size, weight_sums, dtype):
+    """Train for two epochs as the estimators do; returns the parameters and the losses' sums."""
+    net = gb.Network([9, 7, 3], "tanh", dtype=dtype, rng=3, backend=backend)
+    given = Job(net.model, net.backend, optimizer, batch_size, False, 0, penalised=True)
+    if EXECUTORS[executor].refusal(given):
+        return None
+    with net.backend.active():
+        runner = executors.get(executor, given)
+        rows = gb.data.checked_source(X.astype(dtype), LABELS, None, net.model, net.backend)
+        state = gb.backprop.new_state(net.backend, net.model, optimizer)
+        tally, totals = executors.base.Tally(net.backend), []
+        order = net.backend.asarray(np.random.default_rng(0).permutation(N).astype("int32"))
+        for _ in range(2):
+            tally.clear()
+            progress = executors.base.Progress(lambda batch: 0.01, weight_sums=weight_sums)
+            runner.run(rows, order, 0, N, batch_size, net._parameters, state, progress, tally)
+            totals.append(tally.read()[0])
+    return arrays(net), totals
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        gb.SGD(0.01, l2=0.5),
+        gb.SGD(0.01, l1=0.1, l2=0.5, momentum=0.9, clip_norm=1.0),
+        gb.Adam(0.01),
+    ],
+    ids=["l2", "everything", "none"],
+)
+def test_penalties_divided_by_each_batchs_weights(optimizer, weights, batch_size, executor):
+    """And part of the loss: as the estimators have it."""
+    sums = np.linspace(0.5, 2.0, -(-N // batch_size)).tolist() if weights else None
+    expected, losses = penalised("numpy", "eager", optimizer, batch_size, sums, "float64")
+    for dtype in ("float64", "float32"):
+        found = penalised("cupy", executor, optimizer, batch_size, sums, dtype)
+        if found is None:
+            return
+        for one, two in zip(expected, found[0], strict=True):
+            assert_allclose(two, one, **TOLERANCE[dtype])
+        assert_allclose(found[1], losses, rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
 # ---- options and shapes --------------------------------------------------------------------------
 
 
@@ -419,12 +463,11 @@ def test_a_graph_says_what_it_cannot_do(cupy_backend):
         (job("cupy-plain"), "not on 'cupy-plain'"),
         (job(batch_size=None), "fixed shapes"),
         (job(batch_size=9000), "in slices of 8192"),
-        (job(optimizer=gb.SGD(0.1, l2=0.1), penalised=True), "penalties that are part of the loss"),
     ):
         with pytest.raises(ValueError, match="cannot do this job") as caught:
             executors.get("graph", given)
         assert reason in str(caught.value)
-    assert Graph.refusal(job(penalised=True)) is None
+    assert Graph.refusal(job(optimizer=gb.SGD(0.1, l2=0.1), penalised=True)) is None
 
 
 # ---- what auto chooses ---------------------------------------------------------------------------

@@ -437,7 +437,9 @@ class Backend:
     # ---- a whole step
     # ------------------------------------------------------------------------------------
 
-    def step(self, model: Model, optimizer: Optimizer, dropout_seed: int) -> Any:
+    def step(
+        self, model: Model, optimizer: Optimizer, dropout_seed: int, *, penalised: bool = False
+    ) -> Any:
         """Return a step that does all of an update's operations in fewer passes.
 
         Parameters
@@ -445,6 +447,8 @@ class Backend:
         model : Model
         optimizer : Optimizer
         dropout_seed : int
+        penalised : bool, optional
+            Whether the penalties join the loss.
 
         Returns
         -------

@@ -250,11 +250,13 @@ class CupyBackend(PlainCupyBackend):
             ),
         }  # fmt: skip
 
-    def step(self, model: Model, optimizer: Optimizer, dropout_seed: int) -> Step | None:
+    def step(
+        self, model: Model, optimizer: Optimizer, dropout_seed: int, *, penalised: bool = False
+    ) -> Step | None:
         """Return a step in fused passes; None if the optimiser reads more than the gradient."""
         if optimizer.expression.arguments != ("g",):
             return None
-        return Step(self, model, optimizer, dropout_seed)
+        return Step(self, model, optimizer, dropout_seed, penalised)
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
         """Gather ``out[i] = X[rows[i]]``; returns `out`. `cupy.take` would allocate."""

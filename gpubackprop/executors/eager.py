@@ -21,7 +21,9 @@ class Eager:
         self._second: Parameters | None = None
         self._gather = Gather(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
-        self.fused = job.backend.step(job.model, job.optimizer, job.dropout_seed)
+        self.fused = job.backend.step(
+            job.model, job.optimizer, job.dropout_seed, penalised=job.penalised
+        )
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -45,7 +47,7 @@ class Eager:
         for i in range(start, stop, block):
             rows = min(block, stop - i)
             if self.fused is not None:
-                self._begin(source, i, rows, batch_size, state, progress)
+                self.begin(source, i, rows, batch_size, state, progress)
             if batch_size <= backprop.SLICE:
                 X, Y, w = self._gather.rows(source, order, i, i + rows)
             for k in range(0, rows, batch_size):
@@ -73,16 +75,16 @@ class Eager:
     ) -> None:
         """Record the loss of a batch of n rows and update."""
         job, share = self.job, 1.0
-        if job.penalised and job.optimizer.penalty is not None:
-            share = progress.penalty_share(progress.batch, n)
-            l1, l2 = job.optimizer.l1, job.optimizer.l2
-            W = parameters.flat_weights
-            job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
         if self.fused is not None:
             self.fused.update(parameters, state.gradient, state.slots, state.trainable, n, tally)
             state.updates += 1
         else:
             job.backend.record(tally.value, progress.batch, tally.total, tally.first_bad)
+            if job.penalised and job.optimizer.penalty is not None:
+                share = progress.penalty_share(progress.batch, n)
+                l1, l2 = job.optimizer.l1, job.optimizer.l2
+                W = parameters.flat_weights
+                job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
             rate = progress.learning_rate(progress.batch)
             backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
         progress.batch += 1
@@ -150,7 +152,7 @@ class Eager:
                 backend.add(self._second.flat, state.gradient.flat)
                 backend.add(tally.part, tally.value)
 
-    def _begin(
+    def begin(
         self,
         source: Source,
         start: int,
@@ -160,15 +162,15 @@ class Eager:
         progress: Progress,
     ) -> None:
         """Tell the fused passes what the updates of the next rows need."""
-        n = source.n_samples
+        n, fused = source.n_samples, self.fused
 
         def share(batch: int) -> float:
             return progress.penalty_share(batch, min(batch_size, n - batch * batch_size))
 
-        self.fused.scalars.begin(
+        fused.scalars.begin(
             -(-rows // batch_size), -(-(n - start) // batch_size),
             state.updates, progress.steps, progress.batch, start,
-            progress.learning_rate, share if self.job.penalised else None,
+            progress.learning_rate, share if fused.penalised else None,
         )  # fmt: skip
 
     def _dropping(self, progress: Progress) -> Dropping | None:

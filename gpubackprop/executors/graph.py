@@ -31,7 +31,9 @@ class Graph:
 
     def __init__(self, job: Job) -> None:
         self.job, self._eager = job, Eager(job)
-        self._step = OwnProducts(job.backend, job.model, job.optimizer, job.dropout_seed)
+        self._step = OwnProducts(
+            job.backend, job.model, job.optimizer, job.dropout_seed, job.penalised
+        )
         fused = self._eager.fused
         assert fused is not None
         self._step.scalars = fused.scalars  # one place in the run for both
@@ -53,8 +55,6 @@ class Graph:
                 f"a batch of {job.batch_size} rows is done in slices of {backprop.SLICE}, and a "
                 "graph holds whole updates"
             )
-        if job.penalised and job.optimizer.penalty is not None:
-            return "penalties that are part of the loss are not written for it"
         return None
 
     def run(
@@ -93,10 +93,7 @@ class Graph:
         tally: Tally,
     ) -> None:
         """Do k updates by one launch."""
-        self._step.scalars.begin(
-            k, -(-(source.n_samples - start) // batch_size), state.updates, progress.steps,
-            progress.batch, start, progress.learning_rate, None,
-        )  # fmt: skip
+        self._eager.begin(source, start, k * batch_size, batch_size, state, progress)
         data = self._data.of(source)
         rows = self._rows(k * batch_size, source.weighted)
         if data is None:

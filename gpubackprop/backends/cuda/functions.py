@@ -178,17 +178,18 @@ def loss_functions(known: tuple[Activation, ...], loss: Loss) -> str:
 def optimizer_functions(optimizer: Optimizer) -> str:
     """Print what an optimiser does to one entry: `penalize`, `decay` and `descend`.
 
+    And the penalties of one entry of W, as `penalty_value`.
+
     Scalars stand in a row: ``learning_rate * weight_decay``, the penalties' factors, the
     optimiser's own.
     """
     penalty, step = optimizer.penalty, optimizer.expression
     scalars = DECAY_RATE + 1
-    penalize = []
-    if penalty is not None:
-        penalize = [
-            *_numbers(penalty.scalars, "_S", scalars, _read(penalty)),
-            *_statements(penalty),
-        ]
+    penalize, value = [], ["return T(0);"]
+    if penalty is not None and optimizer.penalty_value is not None:
+        factors = _numbers(penalty.scalars, "_S", scalars, _read(penalty))
+        penalize = [*factors, *_statements(penalty)]
+        value = [*factors, *_value(optimizer.penalty_value, 0)]
         scalars += len(penalty.scalars)
     slots = {name: f"_slots[{k}]" for k, name in enumerate(step.outputs[1:])}
     body = _numbers(step.scalars, "_S", scalars, _read(step))
@@ -198,6 +199,7 @@ def optimizer_functions(optimizer: Optimizer) -> str:
     return "\n".join([
         f"enum {{ N_SLOTS = {len(slots)} }};\n",
         _function("void penalize(const T w, T& g, const T* _S)", penalize),
+        _function("T penalty_value(const T w, const T* _S)", value),
         _function(
             "void decay(T& w, const T trainable, const T rate)", _statements(optimizer.masked_decay)
         ),

@@ -32,9 +32,19 @@ class Step:
     optimizer : Optimizer
         Its update reads the gradient alone.
     dropout_seed : int
+    penalised : bool, optional
+        Whether the penalties join the loss.
     """
 
-    def __init__(self, backend: Any, model: Model, optimizer: Optimizer, dropout_seed: int) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        model: Model,
+        optimizer: Optimizer,
+        dropout_seed: int,
+        penalised: bool = False,
+    ) -> None:
+        self.penalised = penalised and optimizer.penalty is not None
         self.backend, self.model, self.optimizer = backend, model, optimizer
         self._formulas = modules.formulas(model, optimizer)
         values, first = functions.layer_constants(model)
@@ -288,8 +298,9 @@ class Step:
             (_THREADS,),
             (
                 flat, g, places, trainable, np.int64(n), n_weights, *table, self._C_update, norm,
-                T(optimizer.clip_norm or 0), np.int32(optimizer.weight_decay > 0), np.int32(rows),
-                tally.value, tally.total, tally.first_bad, scalars.state, scratch.tickets,
+                T(optimizer.clip_norm or 0), np.int32(optimizer.weight_decay > 0),
+                np.int32(self.penalised), np.int32(rows), tally.value, tally.total,
+                tally.first_bad, scalars.state, scratch.sums, scratch.tickets,
             ),
         )  # fmt: skip
 

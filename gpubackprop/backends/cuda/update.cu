@@ -47,12 +47,16 @@ gradient_norm(const real* W, const real* g, const real* trainable, long long n, 
 extern "C" __global__ void __launch_bounds__(256, 4)
 update(real* W, const real* g, const Slots slots, const real* trainable, long long n,
        long long n_weights, const real* table, long long row_step, const real* C, const real* norm,
-       real limit, int decays, int rows, const double* value, double* total, double* first_bad,
-       State* state, unsigned* tickets) {
+       real limit, int decays, int penalised, int rows, const double* value, double* total,
+       double* first_bad, State* state, double* partials, unsigned* tickets) {
+    __shared__ double warp_sums[8];
     const real* S = table + state->update * row_step;
     const real length = norm ? *norm : real(0), rate = S[0];
+    double penalty = 0;
     for (long long i = (long long)blockIdx.x * 256 + threadIdx.x; i < n; i += (long long)gridDim.x * 256) {
-        real w = W[i], x = entry_gradient(g, trainable, w, i, n_weights, S);
+        real w = W[i];
+        if (penalised && i < n_weights) penalty += penalty_value(w, S);
+        real x = entry_gradient(g, trainable, w, i, n_weights, S);
         if (norm && !(length <= limit)) x *= limit / length;  // a NaN goes on, to be noticed
         if (decays && i < n_weights) decay(w, trainable ? trainable[i] : real(1), rate);
         real own[N_SLOTS + 1];
@@ -63,8 +67,22 @@ update(real* W, const real* g, const Slots slots, const real* trainable, long lo
         for (int k = 0; k < N_SLOTS; ++k) slots.at[k][i] = own[k];
         W[i] = w;
     }
+    if (penalised) {  // as part of the loss: that of the batch's rows, and of W before the step
+        penalty = group_sum(penalty, 32);
+        if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = penalty;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (int k = 1; k < 8; ++k) penalty += warp_sums[k];
+            partials[blockIdx.x] = penalty;
+        }
+    }
     if (!last_to_arrive(tickets, gridDim.x) || threadIdx.x != 0) return;
     record_loss(*value, double(state->batch), *total, *first_bad);
+    if (penalised) {
+        penalty = 0;
+        for (int k = 0; k < gridDim.x; ++k) penalty += load_l2(&partials[k]);
+        *total += rows * penalty;
+    }
     state->update += 1;
     state->step += 1;
     state->batch += 1;
