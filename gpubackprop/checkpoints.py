@@ -204,7 +204,7 @@ class Keeper:
             return
         due = self._every is not None and time.monotonic() - self._written >= self._every
         if due or self._interrupted:
-            self._write(run.epoch, run.rows_done)
+            self.write(run.epoch, run.rows_done)
         if self._interrupted:
             raise KeyboardInterrupt
 
@@ -213,11 +213,11 @@ class Keeper:
         ended = run.stopping is not None or run.epoch + 1 >= run.epochs
         due = self._every is None or time.monotonic() - self._written >= self._every
         if ended or due or self._interrupted:
-            self._write(run.epoch + 1, 0)
+            self.write(run.epoch + 1, 0)
         if self._interrupted:
             raise KeyboardInterrupt
 
-    def _write(self, epoch: int, rows_done: int) -> None:
+    def write(self, epoch: int, rows_done: int) -> None:
         """Write the run as it stands before the row `rows_done` of an epoch."""
         trainer, began = self._trainer, time.perf_counter()
         state, tensors = runstate.capture(trainer, epoch, rows_done, self._made_with)

@@ -59,23 +59,33 @@ def write(path: PathLike, tensors: Mapping[str, np.ndarray], text: Mapping[str, 
         If the header is longer than readers accept.
     """
     metadata = {"format": _FORMAT, "format_version": str(FORMAT_VERSION), **text}
-    data = _safetensors().save(dict(tensors), metadata=metadata)
-    length = int.from_bytes(data[:8], "little")
-    if length > LARGEST_HEADER:
-        raise ValueError(
-            f"labels, names and preprocessing must take less than {LARGEST_HEADER:,} bytes "
-            f"together, got {length:,}"
-        )
-    replace(Path(path), data)
+    save_file = _safetensors().save_file
+
+    def fill(name: str) -> None:
+        save_file(dict(tensors), name, metadata=metadata)
+        with open(name, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > LARGEST_HEADER:
+            raise ValueError(
+                f"labels, names and preprocessing must take less than {LARGEST_HEADER:,} bytes "
+                f"together, got {length:,}"
+            )
+
+    _replace(Path(path), fill)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Replace a file by another, or leave it as it was."""
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write a file of another kind in the same way."""
+    _replace(Path(path), lambda name: Path(name).write_bytes(data))
+
+
+def _replace(path: Path, fill: Callable[[str], object]) -> None:
+    """Replace a file by one that `fill` writes, or leave it as it was."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        fill(name)
+        with open(name, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(name, _mode(path))
         os.replace(name, path)

@@ -10,7 +10,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -191,7 +190,7 @@ def export(
             f"the model would have {proto.ByteSize():,} bytes, of {_LARGEST:,} that ONNX allows"
         )
     onnx.checker.check_model(proto, full_check=True)
-    container.replace(Path(path), proto.SerializeToString())
+    container.write_bytes(path, proto.SerializeToString())
 
 
 def in_dtype(model: Model, parameters: Parameters, dtype: Any) -> tuple[Model, Parameters]:

@@ -62,7 +62,7 @@ class Collector:
 
 
 #: Executors that train on the host.
-HOST = {name for backend, name in killed_run.pairs() if backend == "numpy"}
+HOST = {executor for _, backend, executor in killed_run.runs() if backend == "numpy"}
 
 
 def batches():
@@ -75,6 +75,7 @@ FROZEN = ([False, None], [None, np.array([True, False, True])])
 #: Options of `fit`, and of the network.
 JOBS = {
     "SGD": ({"batch_size": 1}, {}),
+    "SGD with momentum": ({"batch_size": 1, "optimizer": gb.SGD(0.01, momentum=0.9)}, {}),
     "momentum, dropout, weights": (
         {
             "batch_size": 8,
@@ -134,7 +135,7 @@ def all_ends_alike(job, backend, tmp_path, every_th, *, prepare=lambda net: None
 @pytest.mark.parametrize("job", JOBS)
 def test_a_resumed_run_ends_in_the_same_bits(job, tmp_path):
     """From each checkpoint of a run: in the middle of epochs and at their ends."""
-    all_ends_alike(job, "numpy", tmp_path, 4 if job in ("SGD", "batches") else 1)
+    all_ends_alike(job, "numpy", tmp_path, 4 if "SGD" in job or job == "batches" else 1)
 
 
 @pytest.mark.parametrize("job", ["momentum, dropout, weights", "Adam, plateau, early stopping"])
@@ -212,27 +213,26 @@ ROOT = Path(__file__).parent.parent
 KILLS = 3
 
 
-def start(backend, executor, path):
-    code = [sys.executable, str(ROOT / "tests" / "killed_run.py"), backend, executor, str(path)]
+def start(path, *run):
+    code = [sys.executable, str(ROOT / "tests" / "killed_run.py"), *run, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     return subprocess.Popen(code, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("backend", "executor"), killed_run.pairs())
-def test_a_killed_run_ends_in_the_same_bits(backend, executor, tmp_path):
+@pytest.mark.parametrize("run", killed_run.runs(), ids="-".join)
+def test_a_killed_run_ends_in_the_same_bits(run, tmp_path):
     """Killed by the system at random moments, mostly while it writes: it writes all the time."""
-    expected = killed_run.train(backend, executor)
-    path, draw = tmp_path / "run.ckpt", random.Random(f"{backend} {executor}")
+    expected = killed_run.train(*run)
+    path, draw = tmp_path / "run.ckpt", random.Random(str(run))
     lines = []
     for _ in range(KILLS):
-        with start(backend, executor, path) as run:
-            for line in itertools.islice(run.stdout, draw.randint(1, 5)):
-                lines.append(line)
-            run.kill()
-        assert run.returncode == -signal.SIGKILL
-    with start(backend, executor, path) as run:
-        *more, digest = run.stdout.read().split("\n")[:-1]
-    assert run.returncode == 0
+        with start(path, *run) as process:
+            lines += itertools.islice(process.stdout, draw.randint(1, 5))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    with start(path, *run) as process:
+        *more, digest = process.stdout.read().split("\n")[:-1]
+    assert process.returncode == 0
     assert len(more) > 0
     assert digest == expected
     assert os.listdir(tmp_path) == ["run.ckpt"]
@@ -241,9 +241,12 @@ def test_a_killed_run_ends_in_the_same_bits(backend, executor, tmp_path):
     assert len(first) <= len(set(first)) + KILLS
 
 
-def test_cupy_is_among_them():
-    """Not left out in silence where CuPy can run."""
-    assert ("cupy" in {backend for backend, _ in killed_run.pairs()}) == (NO_CUPY is None)
+def test_no_executor_and_no_backend_is_left_out():
+    """Where CuPy cannot run, its executors cannot."""
+    runs = killed_run.runs()
+    assert ("cupy" in {backend for _, backend, _ in runs}) == (NO_CUPY is None)
+    if NO_CUPY is None:
+        assert {executor for _, _, executor in runs} == set(EXECUTORS)
 
 
 # ---- Ctrl-C and other ends -----------------------------------------------------------------------
