@@ -1,5 +1,5 @@
-"""Runs of `fit` that test_checkpoints.py kills: as a script, one writes a line after each slice, and
-at the end the digest of what came out.
+"""Runs of `fit` that test_checkpoints.py kills: as a script, one writes a line after each slice,
+and at the end the digest of what came out.
 
     python tests/killed_run.py JOB BACKEND EXECUTOR CHECKPOINT
 """

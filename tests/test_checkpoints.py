@@ -219,6 +219,7 @@ def start(path, *run):
     return subprocess.Popen(code, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", killed_run.runs(), ids="-".join)
 def test_a_killed_run_ends_in_the_same_bits(run, tmp_path):
     """Killed by the system at random moments, mostly while it writes: it writes all the time."""
