@@ -8,8 +8,9 @@ from gpubackprop import backprop
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.executors.base import Tally
 from gpubackprop.model import Model
-from gpubackprop.optimizers import Optimizer
+from gpubackprop.optimizers import SGD, Optimizer
 from gpubackprop.types import Array
 from gpubackprop.worked import page
 from gpubackprop.worked.step import Step, Update
@@ -98,24 +99,34 @@ def trace(
         return [None if array is None else np.array(backend.to_numpy(array)) for array in arrays]
 
     ws = Workspace(model, len(X), backend, keep=True)
-    out = backend.zeros((1,), "float64")
+    tally = Tally(backend)
     backprop.forward(backend, model, parameters, X, ws, dropping)
-    backend.loss(model, ws, Y, w, out)
-    backprop.gradient(
-        backend, model, parameters, X, Y, w, 1.0 / len(X), ws, state.gradient, dropping
-    )
+    rate = 0.0 if optimizer is None else optimizer.schedule.rate(0.0, optimizer.schedule.begin())
+    # On a GPU training is fused passes: they are what is shown.
+    fused = backend.step(model, optimizer or SGD(), 0 if dropping is None else dropping.seed)
+    if fused is None:
+        backend.loss(model, ws, Y, w, tally.value)
+        backprop.gradient(
+            backend, model, parameters, X, Y, w, 1.0 / len(X), ws, state.gradient, dropping
+        )
+    else:
+        steps, first = (0, None) if dropping is None else (dropping.step, dropping.first)
+        fused.scalars.begin(1, 1, state.updates, steps, 0, 0, lambda batch: rate, None)
+        fused.gradient(X, Y, w, 1.0 / len(X), parameters, ws, state.gradient, tally.value, first)
     before, gradient = host(parameters.weights), host(state.gradient.weights)
     b_before, b_gradient = host(parameters.biases), host(state.gradient.biases)
     undropped, known = host(ws.a), None
     if optimizer is not None:
-        rate = optimizer.schedule.rate(0.0, optimizer.schedule.begin())
         known = _known(backend, model, optimizer, rate, state)
-        backprop.update(backend, optimizer, parameters, state, rate)
+        if fused is None:
+            backprop.update(backend, optimizer, parameters, state, rate)
+        else:
+            fused.update(parameters, state.gradient, state.slots, state.trainable, len(X), tally)
     passed = ws.a if dropping is None else ws.h
     return Trace(
         z=host(ws.z), a=host([X, *passed]), delta=host(ws.delta), dW=gradient, db=b_gradient,
         W=before, b=b_before, new_W=host(parameters.weights), new_b=host(parameters.biases),
-        Y=host([Y])[0], loss=float(backend.to_numpy(out)[0]) / len(X), model=model,
+        Y=host([Y])[0], loss=float(backend.to_numpy(tally.value)[0]) / len(X), model=model,
         w=host([w])[0], mask=host([None if dropping is None else mask for mask in ws.mask]),
         undropped=undropped, update=known,
     )  # fmt: skip
