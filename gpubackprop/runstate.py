@@ -5,6 +5,7 @@ Numbers are JSON, arrays are tensors. The parameters stand in the network's own 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -199,9 +200,11 @@ def restore(trainer: Trainer, state: RunState, tensors: dict[str, np.ndarray]) -
     Raises
     ------
     ValueError
-        If an array is missing or has another shape. Nothing has been changed then.
+        If an array is missing or has another shape, or a generator's state is none. Nothing has
+        been changed then.
     """
-    pairs = list(_pairs(trainer, state, tensors))
+    _check_generator(trainer, state)
+    pairs = _pairs(trainer, state, tensors)
     for values, out in pairs:
         trainer.job.backend.upload(values, out)
     run, history = trainer.run, trainer.run.history
@@ -215,6 +218,16 @@ def restore(trainer: Trainer, state: RunState, tensors: dict[str, np.ndarray]) -
     trainer.progress.batch = state.batch
     trainer.seconds, trainer.samples = state.seconds, state.samples
     trainer.go_on(state.epoch, state.rows_done, state.drawn, state.generator)
+
+
+def _check_generator(trainer: Trainer, state: RunState) -> None:
+    """Try the generator's states on a copy."""
+    copied = copy.deepcopy(trainer.rng.bit_generator)
+    try:
+        for one in (state.generator, state.drawn[1] if state.drawn else state.generator):
+            copied.state = one
+    except MALFORMED as error:
+        raise ValueError(f"its run: the generator's state: {error!r}") from None
 
 
 def _pairs(

@@ -602,7 +602,15 @@ def damaged(path, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"best_loss": "x"}, {"steps": None}, {"schedule": 3}, {"epoch": "one"}, {"generator": {}}],
+    [
+        {"best_loss": "x"},
+        {"steps": None},
+        {"schedule": 3},
+        {"epoch": "one"},
+        {"generator": {}},
+        {"generator": {"bit_generator": "PCG64"}},
+        {"drawn": [1, {"bit_generator": "PCG64"}]},
+    ],
 )
 def test_a_damaged_run_changes_nothing(changes, taken, tmp_path):
     path = tmp_path / "run.ckpt"

@@ -3,6 +3,8 @@
 import copy
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -381,6 +383,33 @@ def test_a_network_of_a_gpu_loads_without_one(monkeypatch):
         warnings.simplefilter("error")
         loss, _, _ = go_on(loaded)
     near(loss, go_on(net)[0], "float64", 10)
+
+
+#: Reads a network, trains it on, and writes it.
+WORKER = """
+import pickle, sys
+import numpy as np
+net, X, labels, executor = pickle.load(sys.stdin.buffer)
+net.fit(X, labels, batch_size=5, epochs=2, executor=executor)
+net.step(X, labels, "adam")
+pickle.dump(net, sys.stdout.buffer)
+"""
+
+
+@pytest.mark.parametrize("executor", ["eager", "compiled"])
+def test_a_network_goes_to_a_worker_process_and_back(executor):
+    """With what the executor has made for it; there it goes on to the same bits."""
+    net, options = make(dropout=0.3), {"batch_size": 5, "epochs": 2, "executor": executor}
+    net.fit(X, LABELS, **options)
+    sent = pickle.dumps((net, X, LABELS, executor))
+    done = subprocess.run([sys.executable, "-c", WORKER], input=sent, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    there = pickle.loads(done.stdout)
+    net.fit(X, LABELS, **options)
+    net.step(X, LABELS, "adam")
+    assert_array_equal(numbers(there), numbers(net))
+    assert there.history.loss == net.history.loss
+    assert go_on(there) == go_on(net)
 
 
 def test_deepcopy_of_something_that_holds_it_twice():
