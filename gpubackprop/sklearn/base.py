@@ -1,5 +1,6 @@
 """What the classifier and the regressor share."""
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self, cast
 
@@ -81,7 +82,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         X, labels, Y = self._validate_input(X, y, incremental, reset=first)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
-        self.n_outputs_ = Y.shape[1]
+        self.n_outputs_ = self._n_columns(Y)
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize((X.shape[1], *hidden, self.n_outputs_), X.dtype)
@@ -147,10 +148,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         X, y, *w = (to_host(part) for part in data)
         X = validate_data(self, X, accept_sparse="csr", dtype=_FLOATS, reset=False)
         Y = self._encode(y)
-        if Y.shape[0] != X.shape[0] or Y.shape[1] != self.n_outputs_:
+        shape = len(Y), self._n_columns(Y)
+        if shape != (X.shape[0], self.n_outputs_):
             raise ValueError(
                 f"validation_data must have y of {X.shape[0]} rows and {self.n_outputs_} outputs, "
-                f"got {Y.shape}"
+                f"got {shape}"
             )
         weights = _check_sample_weight(w[0], X) if w and w[0] is not None else None
         return Validation(self, X, self._targets(Y), self._to_labels(Y), weights)
@@ -219,24 +221,32 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _network(self) -> Engine:
         """Return the engine that fits the parameters, the one in use if it does."""
-        model, backend = self._model(), backends.get(self.backend)
+        described, backend = self._description(), backends.get(self.backend)
         engine: Engine | None = self.__dict__.get("_engine")
-        if engine is None or engine.model != model or engine.backend is not backend:
-            engine = self._engine = Engine(model, backend)
+        if engine is None or engine.described != described or engine.backend is not backend:
+            engine = self._engine = Engine(self._model(*described[:2]), backend, described)
         return engine
 
-    def _model(self) -> Model:
+    def _description(self) -> tuple[Any, ...]:
+        """Return what the model depends on: sizes, dtype and the rest."""
         sizes = getattr(self, "_sizes", None)
         if sizes is None:  # coefs_ were set by hand
             sizes = (len(self.coefs_[0]), *(np.shape(coef)[1] for coef in self.coefs_))
         dtype = getattr(self.coefs_[0], "dtype", None)
         # L-BFGS works in float64, whatever X is.
         wide = dtype != np.float32 or (self.solver == "lbfgs" and self.dtype is None)
+        rest = (
+            tuple(value) if isinstance(value, list | np.ndarray) else value
+            for value in (self.activation, self.dropout)
+        )
         dtype = np.dtype(np.float64 if wide else np.float32)
+        return (tuple(sizes), dtype, self.out_activation_, self.loss, *rest)
+
+    def _model(self, sizes: tuple[int, ...], dtype: np.dtype) -> Model:
         n_hidden = len(sizes) - 2
         hidden = parameters.hidden_activations(self.activation, n_hidden)
         return Model(
-            tuple(sizes),
+            sizes,
             (*hidden, parameters.OUTPUT[self.out_activation_]),
             self._loss(dtype),
             (True,) * (n_hidden + 1),
@@ -244,21 +254,42 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             dtype,
         )
 
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls) -> list[str]:
+        """Return the names of the parameters; scikit-learn's reads the signature at each call."""
+        names: list[str] = super()._get_param_names()
+        return names
+
     def _outputs(self, X: Any, *, logits: bool = False) -> np.ndarray:
         """Return the network's outputs for data from outside."""
-        X = validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
-        if hasattr(X, "tocsr"):
-            X = X.tocsr()
+        if not self._is_good(X):
+            X = validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
+            if hasattr(X, "tocsr"):
+                X = X.tocsr()
         engine = self._network()
         engine.read(self.coefs_, self.intercepts_)
-        source = engine.source(X)
-        outputs = engine.logits(source) if logits else engine.outputs(source)
+        outputs = engine.predict(X, logits=logits)
         if np.isnan(outputs).any():
             raise ValueError(
                 "the outputs for these X hold NaN: X or coefs_ are too large for "
                 f"{outputs.dtype}; scale X, or fit again with a smaller learning_rate_init"
             )
         return outputs
+
+    def _is_good(self, X: Any) -> bool:
+        """Tell whether X is what scikit-learn's validation returns as it is: that takes longer than
+        a few rows take to predict.
+        """
+        return (
+            type(X) is np.ndarray
+            and X.dtype in _FLOATS
+            and X.ndim == 2
+            and len(X) > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+            and bool(np.isfinite(X).all())
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -272,11 +303,17 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _validate_input(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Return X, y as the user has it, and y as a matrix (n_samples, n_outputs)."""
+        """Return X, y as the user has it, and y as a matrix (n_samples, n_outputs), or as numbers
+        of classes (n_samples,) where these exclude each other.
+        """
 
     @abstractmethod
     def _encode(self, y: Any) -> np.ndarray:
         """Return the matrix of validation targets."""
+
+    def _n_columns(self, Y: np.ndarray) -> int:
+        """Return how many outputs such a matrix stands for."""
+        return int(Y.shape[1])
 
     @abstractmethod
     def _targets(self, Y: np.ndarray) -> np.ndarray:
@@ -284,7 +321,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _to_labels(self, Y: np.ndarray) -> np.ndarray:
-        """Return y as the user has it."""
+        """Return y, or what outputs stand for, as the user has it."""
 
     @abstractmethod
     def _score_outputs(self, outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:

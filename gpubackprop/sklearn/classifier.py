@@ -284,7 +284,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y))
-        return X, y, self._label_binarizer.transform(y).astype(bool)
+        return X, y, self._encode_known(y)
 
     def _check_classes(self, classes: np.ndarray) -> None:
         """Refuse classes that a model at work does not know."""
@@ -306,19 +306,31 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         unknown = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unknown):
             raise ValueError(f"validation_data has classes that y has not: {unknown}")
-        encoded: np.ndarray = self._label_binarizer.transform(y).astype(bool)
-        return encoded
+        return self._encode_known(y)
+
+    def _encode_known(self, y: np.ndarray) -> np.ndarray:
+        """Encode labels that are all in `classes_`."""
+        kind = self._label_binarizer.y_type_
+        if y.ndim != 1 or kind not in ("binary", "multiclass"):
+            several: np.ndarray = self._label_binarizer.transform(y).astype(bool)
+            return several
+        codes: np.ndarray = np.searchsorted(self.classes_, y)
+        return codes if kind == "multiclass" else codes[:, None] == 1
+
+    def _n_columns(self, Y: np.ndarray) -> int:
+        return len(self.classes_) if Y.ndim == 1 else Y.shape[1]
 
     def _targets(self, Y: np.ndarray) -> np.ndarray:
-        if self.out_activation_ == "softmax":
-            Y = np.argmax(Y, axis=1)
-            return Y
-        return np.asarray(Y, dtype=self.coefs_[0].dtype)
+        return Y if Y.ndim == 1 else np.asarray(Y, dtype=self.coefs_[0].dtype)
 
     def _to_labels(self, Y: np.ndarray) -> np.ndarray:
+        labels: np.ndarray
+        if self.out_activation_ == "softmax":
+            labels = np.take(self.classes_, Y if Y.ndim == 1 else Y.argmax(axis=1))
+            return labels
         if self.n_outputs_ == 1:
             Y = Y.ravel()
-        labels: np.ndarray = self._label_binarizer.inverse_transform(Y)
+        labels = self._label_binarizer.inverse_transform(Y)
         return labels
 
     def _score_outputs(self, outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
@@ -327,8 +339,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _strata(self, y: np.ndarray) -> np.ndarray | None:
         if self.n_outputs_ == 1:
             return y
-        wanted = self.validation_split == "stratified" and self.out_activation_ == "softmax"
-        return np.argmax(y, axis=1) if wanted else None
+        return y if self.validation_split == "stratified" and y.ndim == 1 else None
 
     def _class_weights(self, y: np.ndarray, incremental: bool) -> np.ndarray | None:
         if self.class_weight is None:

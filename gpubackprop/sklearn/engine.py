@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop import executors
+from gpubackprop import backprop, executors
 from gpubackprop.activations import IDENTITY
 from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
@@ -25,6 +25,8 @@ class Engine:
     ----------
     model : Model
     backend : Backend
+    described : tuple, optional
+        What the model was made of, to know it by.
 
     Attributes
     ----------
@@ -34,8 +36,8 @@ class Engine:
         How often the parameters were read from `coefs_` and `intercepts_`.
     """
 
-    def __init__(self, model: Model, backend: Backend) -> None:
-        self.model, self.backend = model, backend
+    def __init__(self, model: Model, backend: Backend, described: tuple[Any, ...] = ()) -> None:
+        self.model, self.backend, self.described = model, backend, described
         size, dtype = model.layout.size, model.dtype
         with backend.active():
             self.parameters = Parameters(model, backend.zeros(size, dtype))
@@ -93,7 +95,7 @@ class Engine:
         for l, (array, shape) in enumerate(zip(given, shapes, strict=True)):
             if np.shape(array) != shape:
                 raise ValueError(f"{name}[{l}] must have shape {shape}, got {np.shape(array)}")
-            if not np.array_equal(array, held[l]):
+            if not np.equal(array, held[l]).all():
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name}[{l}] must be finite, got NaN or infinity")
                 changed.append(l)
@@ -135,12 +137,31 @@ class Engine:
             self._executor = name, job, executors.get(name, job)
         return self._executor[2]
 
-    def logits(self, source: Source) -> np.ndarray:
-        """Return z of the output layer, of shape (n_samples, n_out)."""
-        model = replace(
-            self.model, activations=(*self.model.activations[:-1], IDENTITY), loss=SQUARED
-        )
-        return self._outputs(self._evaluator("logits", model), source)
+    def predict(self, X: Any, *, logits: bool = False) -> np.ndarray:
+        """Return the outputs, or z of the output layer, for checked data.
+
+        Parameters
+        ----------
+        X : array or CSR matrix of shape (n_samples, n_in)
+        logits : bool, optional
+
+        Returns
+        -------
+        array of shape (n_samples, n_out)
+        """
+        name, model, backend = "outputs", self.model, self.backend
+        if logits:
+            activations = (*model.activations[:-1], IDENTITY)
+            name, model = "logits", replace(model, activations=activations, loss=SQUARED)
+        evaluator = self._evaluator(name, model)
+        usable = backend.host and isinstance(X, np.ndarray) and X.dtype == model.dtype
+        if not usable or len(X) > backprop.SLICE or not X.flags.c_contiguous:
+            return self._outputs(evaluator, self.source(X))
+        # A source would take longer to make than a row takes to predict.
+        ws = evaluator.workspace(len(X))
+        with backend.active():
+            o: np.ndarray = backprop.forward(backend, model, self.parameters, X, ws)
+        return o.copy()
 
     def loss(self, source: Source) -> float:
         """Return the mean loss over a source, without penalty."""
@@ -167,7 +188,7 @@ def _written(array: Any, values: np.ndarray) -> np.ndarray:
     """Write values into an array, or return a new one where it cannot hold them."""
     usable = isinstance(array, np.ndarray) and array.flags.writeable
     if not usable or array.dtype != values.dtype or array.shape != values.shape:
-        array = np.empty(values.shape, values.dtype)
+        array = np.empty_like(values)
     array[...] = values
     written: np.ndarray = array
     return written

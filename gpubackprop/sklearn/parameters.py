@@ -149,6 +149,8 @@ def draw(
         n_in, n_out = sizes[l], sizes[l + 1]
         near = activations[min(l, len(activations) - 1)] if activations else None
         bound = np.sqrt((2.0 if near == SIGMOID else 6.0) / (n_in + n_out))
-        coefs.append(random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
+        W = random_state.uniform(-bound, bound, (n_in, n_out))
+        # Laid out as the network has it, so that the two are quick to compare.
+        coefs.append(W.astype(dtype, order="F"))
         intercepts.append(random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
     return coefs, intercepts
