@@ -315,3 +315,19 @@ def test_relu_keeps_nan_and_is_exact_at_zero():
     out = np.empty(4)
     compiled(RELU.forward)(np.array([np.nan, -1.0, 0.0, 2.0]), out)
     assert_array_equal(out, [np.nan, 0, 0, 2])
+
+
+@pytest.mark.parametrize("branches", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_choice_of_0_and_1_is_the_condition_itself(branches, dtype, rng):
+    """No masked copy, which costs a wrong guess for every other element."""
+    one, other = branches
+    made = Expression("chosen", NAMES, {"out": f"z * where(x < y, {one}, {other})"})
+    assert "where=" not in to_numpy(made).source
+    values = {name: array.astype(dtype) for name, array in columns(rng).items()}
+    expected = values["z"] * np.where(values["x"] < values["y"], one, other)
+    for aliased in (None, *NAMES):
+        arrays = {name: array.copy() for name, array in values.items()}
+        out = np.empty(64, dtype) if aliased is None else arrays[aliased]
+        evaluate(compiled(made, dtype=np.dtype(dtype)), *arrays.values(), out)
+        assert_array_equal(out, expected.astype(dtype))

@@ -143,6 +143,14 @@ class _Printer:
         texts = [operand.place for operand in value.operands]
         if value.op == "where":
             condition, x, y = texts
+            branches = self.numbers.get(x), self.numbers.get(y)
+            # A masked copy costs a wrong guess for each element; a cast of the condition does not.
+            if branches == (1, 0):
+                self.lines.append(f"np.copyto({value.place}, {condition})")
+                return
+            if branches == (0, 1):
+                self.lines.append(f"np.logical_not({condition}, out={value.place})")
+                return
             if y != value.place:
                 self.lines.append(f"np.copyto({value.place}, {y})")
             self.lines.append(f"np.copyto({value.place}, {x}, where={condition})")

@@ -10,7 +10,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from gpubackprop import backends
+from gpubackprop import backends, memory
 from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
@@ -130,7 +130,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_loss_curve_ = []
         training = self._training(X, Y, *weights)
         with engine.backend.active():
-            StochasticFit(self, engine, training, validation, tasks, incremental=incremental).run()
+            fit = StochasticFit(self, engine, training, validation, tasks, incremental=incremental)
+            with memory.explained(
+                engine.backend, lambda: memory.training_problem(fit.job, fit.source)
+            ):
+                fit.run()
 
     def _training(
         self, X: Any, Y: np.ndarray, w: np.ndarray | None, class_weights: np.ndarray | None

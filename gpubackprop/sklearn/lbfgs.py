@@ -7,7 +7,7 @@ import scipy.optimize
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.optimize import _check_optimize_result
 
-from gpubackprop import backprop
+from gpubackprop import backprop, memory
 from gpubackprop.executors.base import Job, Tally
 from gpubackprop.executors.eager import Eager
 from gpubackprop.optimizers import SGD
@@ -37,9 +37,9 @@ class Objective:
         w = training.w
         self.weight = self.n_samples if w is None else float(w.sum(dtype=np.float64))
         # The optimiser of the job is not used: SciPy moves the parameters.
-        job = Job(model, backend, SGD(), None, self.source.weighted, 0)
-        self._executor, self._tally = Eager(job), Tally(backend)
-        self._state = backprop.new_state(backend, model, job.optimizer)
+        self.job = Job(model, backend, SGD(), None, self.source.weighted, 0)
+        self._executor, self._tally = Eager(self.job), Tally(backend)
+        self._state = backprop.new_state(backend, model, self.job.optimizer)
         shapes = [(n_in, n_out) for n_out, n_in in model.layout.shapes]
         self._coefs = [np.empty(shape) for shape in shapes]
         self._intercepts = [np.empty(n_out) for _, n_out in shapes]
@@ -114,20 +114,10 @@ def fit_lbfgs(estimator: Any, engine: Engine, training: Training, tasks: Tasks) 
         tasks.begin_epoch()
 
     tasks.begin_epoch()
-    verbose = estimator.verbose is True or estimator.verbose >= 1
-    result = scipy.optimize.minimize(
-        objective,
-        objective.pack(estimator.coefs_, estimator.intercepts_),
-        method="L-BFGS-B",
-        jac=True,
-        callback=after_iteration if tasks.active else None,
-        options={
-            "maxfun": estimator.max_fun,
-            "maxiter": estimator.max_iter,
-            "gtol": estimator.tol,
-            **_get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1),
-        },
-    )
+    with memory.explained(
+        engine.backend, lambda: memory.training_problem(objective.job, objective.source)
+    ):
+        result = _minimize(estimator, objective, after_iteration if tasks.active else None)
     tasks.end_epoch()
     estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
     if not np.isfinite(result.x).all() or not np.isfinite(result.fun):
@@ -135,3 +125,21 @@ def fit_lbfgs(estimator: Any, engine: Engine, training: Training, tasks: Tasks) 
     estimator.loss_ = result.fun
     engine.load(*objective.unpack(result.x))
     engine.write(estimator.coefs_, estimator.intercepts_)
+
+
+def _minimize(estimator: Any, objective: Objective, callback: Any) -> scipy.optimize.OptimizeResult:
+    """Run SciPy's L-BFGS as an estimator's parameters say."""
+    verbose = estimator.verbose is True or estimator.verbose >= 1
+    return scipy.optimize.minimize(
+        objective,
+        objective.pack(estimator.coefs_, estimator.intercepts_),
+        method="L-BFGS-B",
+        jac=True,
+        callback=callback,
+        options={
+            "maxfun": estimator.max_fun,
+            "maxiter": estimator.max_iter,
+            "gtol": estimator.tol,
+            **_get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1),
+        },
+    )
