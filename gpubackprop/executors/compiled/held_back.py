@@ -41,6 +41,7 @@ from gpubackprop.executors.compiled.micro import (
     add_rows,
     add_scaled,
     apply_rows,
+    clear,
     coefficients,
     combine_rows,
     dot_rows,
@@ -73,8 +74,10 @@ def begin_block(
 ) -> None:  # fmt: skip
     """Multiply the inputs of k samples by the first layer's W, and by its velocity."""
     if own:
+        clear(Z, k * m)
         product_rows(X, pitch, rows, W, Z, n, m, k, m, 1)
         if V != 0:
+            clear(ZV, k * m)
             product_rows(X, pitch, rows, V, ZV, n, m, k, m, 1)
     else:
         gemm(f, YES, NO, k, m, n, T(1), X, pitch, W, n, T(0), Z, columns)

@@ -9,6 +9,7 @@ from gpubackprop.executors.compiled.source import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
     keeps_z,
+    own_layers,
     position,
     read_places,
     shared_tables,
@@ -62,7 +63,7 @@ class HeldWorkspace(Memory):
             "d_pitch": self.table(pitches),
             "mask": self.table([self.place(p) for p in pitches]),
             "held": self.table(plans.held_layers(model, job.optimizer)),
-            "own": self.table([one <= plans.NARROW_UNITS for one in units]),
+            "own": self.table(own_layers(model)),
             "X_buffer": self.place(k * n), "Y_buffer": self.place(units[-1]),
             "Z": self.place(k * m), "ZV": self.place(k * m),
             "rates": self.place(k), "c": self.place(k), "spare": self.place(widest),

@@ -176,63 +176,6 @@ def outer(d: int, x: int, out: int, m: int, n: int) -> None:
             row[i] = r * _x[i]
 
 
-# ---- some samples through few units: BLAS would take longer to begin ----------------------------
-
-
-def small_forward(W: int, a: int, z: int, m: int, n: int, k: int) -> None:
-    """Add ``W @ a`` to z; W is (m, n), a (n, k), z (m, k)."""
-    for j in range(m):
-        row, w = numbers(z + j * k), numbers(W + j * n)
-        q = 0
-        while q + 4 <= n:
-            a0, a1 = numbers(a + q * k), numbers(a + (q + 1) * k)
-            a2, a3 = numbers(a + (q + 2) * k), numbers(a + (q + 3) * k)
-            w0, w1, w2, w3 = w[q], w[q + 1], w[q + 2], w[q + 3]
-            for i in range(k):
-                row[i] += (w0 * a0[i] + w1 * a1[i]) + (w2 * a2[i] + w3 * a3[i])
-            q += 4
-        while q < n:
-            a0, w0 = numbers(a + q * k), w[q]
-            for i in range(k):
-                row[i] += w0 * a0[i]
-            q += 1
-
-
-def small_back(W: int, d: int, out: int, m: int, n: int, k: int) -> None:
-    """Write ``W.T @ d`` into out; W is (m, n), d (m, k), out (n, k)."""
-    w = numbers(W)
-    for q in range(n):
-        row = numbers(out + q * k)
-        for i in range(k):
-            row[i] = T(0)
-        j = 0
-        while j + 4 <= m:
-            d0, d1 = numbers(d + j * k), numbers(d + (j + 1) * k)
-            d2, d3 = numbers(d + (j + 2) * k), numbers(d + (j + 3) * k)
-            w0, w1 = w[j * n + q], w[(j + 1) * n + q]
-            w2, w3 = w[(j + 2) * n + q], w[(j + 3) * n + q]
-            for i in range(k):
-                row[i] += (w0 * d0[i] + w1 * d1[i]) + (w2 * d2[i] + w3 * d3[i])
-            j += 4
-        while j < m:
-            d0, w0 = numbers(d + j * k), w[j * n + q]
-            for i in range(k):
-                row[i] += w0 * d0[i]
-            j += 1
-
-
-def small_gradient(d: int, a: int, out: int, factors: int, m: int, n: int, k: int) -> None:
-    """Write ``keep * out + factor * d @ a.T``; d is (m, k), a (n, k), out (m, n)."""
-    factor, keep = numbers(factors)[0], numbers(factors)[1]
-    for j in range(m):
-        row, g = numbers(d + j * k), numbers(out + j * n)
-        for q in range(n):
-            x, s = numbers(a + q * k), T(0)
-            for i in range(k):
-                s += row[i] * x[i]
-            g[q] = factor * s if keep == 0 else keep * g[q] + factor * s
-
-
 # ---- biases --------------------------------------------------------------------------------------
 
 

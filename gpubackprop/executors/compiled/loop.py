@@ -22,9 +22,6 @@ from gpubackprop.executors.compiled.kernels import (
     multiply,
     one_hot,
     outer,
-    small_back,
-    small_forward,
-    small_gradient,
     softmax,
     softmax_delta,
     start_with_bias,
@@ -32,6 +29,7 @@ from gpubackprop.executors.compiled.kernels import (
     vector_matrix,
     weigh,
 )  # fmt: skip
+from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
 
 if TYPE_CHECKING:
     T: Any = None
@@ -51,12 +49,12 @@ Doubles: TypeAlias = Any
 
 
 def read_inputs(
-    K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int, small: int
+    K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int, columns: int
 ) -> int:
     """Return where k samples' inputs are: rows of X itself where that will do."""
     if k == 1:
         return X + rows_at(rows)[0] * n  # type: ignore[no-any-return]
-    if small:
+    if columns:
         gather_columns(X, rows, buffer, n, k)
         return buffer
     if order == 0:
@@ -80,9 +78,9 @@ def read_targets(
 
 def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
-    mask: Ints, kind: Ints, small: Ints, threshold: Ints, key: Ints, keep: int, f: int,
-    activate: int, rows_wise: int, C: int, x: int, row: int, step_number: int, first: int, k: int,
-    single: int,
+    mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
+    activate: int, rows_wise: int, C: int, x: int, rows: int, iota: int, columns: int, row: int,
+    step_number: int, first: int, k: int, single: int,
 ) -> None:  # fmt: skip
     """Pass k samples through the network."""
     for l in range(n_layers):
@@ -90,10 +88,13 @@ def forward(
         start_with_bias(b[l], z[l], m, k)
         if single:
             matrix_vector(W[l], x, z[l], m, n)
-        elif l == 0 and (k == 1 or small[0] == 0):  # x has the samples as rows
-            gemm(f, YES, NO, k, m, n, T(1), x, n, W[l], n, T(1), z[l], k)
-        elif small[l]:
-            small_forward(W[l], x, z[l], m, n, k)
+        elif l == 0 and columns == 0:  # x has the samples as rows
+            if own[0]:
+                product_rows(x, n, rows, W[l], z[l], n, m, k, 1, k)
+            else:
+                gemm(f, YES, NO, k, m, n, T(1), x, n, W[l], n, T(1), z[l], k)
+        elif own[l]:
+            apply_rows(x, k, iota, W[l], z[l], k, m, n, 1, n)
         else:
             gemm(f, NO, NO, k, m, n, T(1), x, k, W[l], n, T(1), z[l], k)
         if rows_wise and l == n_layers - 1:
@@ -110,8 +111,9 @@ def forward(
 
 def backward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints,
-    h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, small: Ints, threshold: Ints,
-    f: int, derive: int, C: int, x0: int, k: int, single: int, fused: int, rate: int, factors: int,
+    h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints, threshold: Ints, f: int,
+    derive: int, C: int, x0: int, rows: int, iota: int, columns: int, k: int, single: int,
+    fused: int, rate: int, factors: int,
 ) -> None:  # fmt: skip
     """Carry the output's delta back; step W and b if fused, else write or add up dW and db."""
     factor, kept = numbers(factors)[0], numbers(factors)[1]
@@ -129,18 +131,27 @@ def backward(
                 update_outer(out, d, rate, x, m, n)
             else:
                 outer(d, x, out, m, n)
-        elif l == 0 and (k == 1 or small[0] == 0):
-            gemm(f, NO, NO, n, m, k, factor, x, n, d, k, kept, out, n)
-        elif small[l]:
-            if l > 0:
-                small_back(W[l], d, delta[l - 1], m, n, k)
-            small_gradient(d, x, out, factors, m, n, k)
-        else:
-            if l > 0:
+        elif l > 0:
+            if own[l]:
+                clear(delta[l - 1], n * k)
+                apply_rows(d, k, iota, W[l], delta[l - 1], k, n, m, n, 1)
+            else:
                 gemm(f, NO, YES, k, n, m, T(1), d, k, W[l], n, T(0), delta[l - 1], k)
-            gemm(f, YES, NO, n, m, k, factor, x, k, d, k, kept, out, n)
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factors, m, k)
+        if single == 0:
+            if own[l]:
+                scale_all(factors, d, m * k)
+                if kept == 0:
+                    clear(out, m * n)
+                if l == 0 and columns == 0:
+                    apply_rows(x, n, rows, d, out, n, m, k, 1, k)
+                else:
+                    product_rows(d, k, iota, x, out, k, n, m, n, 1)
+            elif l == 0 and columns == 0:
+                gemm(f, NO, NO, n, m, k, factor, x, n, d, k, kept, out, n)
+            else:
+                gemm(f, YES, NO, n, m, k, factor, x, k, d, k, kept, out, n)
         if l > 0:
             if threshold[l - 1] > 0:
                 multiply(delta[l - 1], mask[l - 1], delta[l - 1], n * k)
@@ -170,10 +181,11 @@ def record(value: Doubles, batch: int, sums: Doubles) -> None:
 
 def train(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints, z: Ints,
-    a: Ints, h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, small: Ints,
+    a: Ints, h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints,
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
     chunk: int, X_buffer: int, Y_buffer: int, w_buffer: int, row: int, rows_buffer: int,
+    iota: int, by_columns: int,
     plain: int, scalars: int, scalars_step: int, steps: int, batch: int, value: int,
     sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
     size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate: int, derive: int,
@@ -206,11 +218,17 @@ def train(
                 rows = order + s + p
             else:
                 count(s + p, rows, k)
-            x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, small[0])
+            # One sample is a row and a column.
+            columns = int(by_columns != 0 and k > 1)
+            x, x_rows = X, rows
+            if single or columns or own[0] == 0:
+                x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, columns)
+                x_rows = iota
             y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
             forward(
-                K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, small, threshold, key, keep,
-                f, activate, rows_wise, C, x, row, steps + done, first + p, k, single,
+                K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
+                activate, rows_wise, C, x, x_rows, iota, columns, row, steps + done, first + p, k,
+                single,
             )  # fmt: skip
             n_terms = m
             if rows_wise == 1:
@@ -229,8 +247,8 @@ def train(
             if w != 0:
                 weigh(do, w_buffer, m, k)
             backward(
-                K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, small,
-                threshold, f, derive, C, x, k, single, fused, sc, factors,
+                K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
+                f, derive, C, x, x_rows, iota, columns, k, single, fused, sc, factors,
             )  # fmt: skip
         if last:
             record(doubles(value), batch + done, doubles(sums))

@@ -21,7 +21,7 @@ def product_rows(
     X: int, pitch: int, rows: int, W: int, out: int, n: int, m: int, k: int, t_step: int,
     j_step: int,
 ) -> None:  # fmt: skip
-    """Write ``X[rows[t]] @ W[j]`` to ``out[t * t_step + j * j_step]``; k rows, W is (m, n)."""
+    """Add ``X[rows[t]] @ W[j]`` to ``out[t * t_step + j * j_step]``; k rows, W is (m, n)."""
     _rows, _out, t = rows_at(rows), numbers(out), 0
     while t < k:
         x0, o, j = numbers(X + _rows[t] * pitch), t * t_step, 0
@@ -42,18 +42,24 @@ def product_rows(
                 r1 += y * w1[i]
                 r2 += y * w2[i]
                 r3 += y * w3[i]
-            # An odd last row is done twice, and written by the same numbers.
-            _out[o + j * j_step], _out[p + j * j_step] = s0, r0
-            _out[o + (j + 1) * j_step], _out[p + (j + 1) * j_step] = s1, r1
-            _out[o + (j + 2) * j_step], _out[p + (j + 2) * j_step] = s2, r2
-            _out[o + (j + 3) * j_step], _out[p + (j + 3) * j_step] = s3, r3
+            _out[o + j * j_step] += s0
+            _out[o + (j + 1) * j_step] += s1
+            _out[o + (j + 2) * j_step] += s2
+            _out[o + (j + 3) * j_step] += s3
+            if p != o:
+                _out[p + j * j_step] += r0
+                _out[p + (j + 1) * j_step] += r1
+                _out[p + (j + 2) * j_step] += r2
+                _out[p + (j + 3) * j_step] += r3
             j += 4
         while j < m:
             w0, s0, r0 = numbers(W + j * n), T(0), T(0)
             for i in range(n):
                 s0 += x0[i] * w0[i]
                 r0 += x1[i] * w0[i]
-            _out[o + j * j_step], _out[p + j * j_step] = s0, r0
+            _out[o + j * j_step] += s0
+            if p != o:
+                _out[p + j * j_step] += r0
             j += 1
         t += 2
 
@@ -140,6 +146,20 @@ def apply_rows(
         t += 1
 
 
+def clear(out: int, n: int) -> None:
+    """Write n zeros."""
+    _out = numbers(out)
+    for i in range(n):
+        _out[i] = T(0)
+
+
+def scale_all(factor: int, out: int, n: int) -> None:
+    """Multiply n numbers by a factor."""
+    _factor, _out = numbers(factor)[0], numbers(out)
+    for i in range(n):
+        _out[i] *= _factor
+
+
 # ---- updates that are kept back, see `held_back` -------------------------------------------------
 
 
@@ -162,13 +182,6 @@ def add_scaled(factor: int, x: int, step: int, out: int, m: int) -> None:
     _factor, _x, _out = numbers(factor)[0], numbers(x), numbers(out)
     for j in range(m):
         _out[j] += _factor * _x[j * step]
-
-
-def scale_all(factor: int, out: int, m: int) -> None:
-    """Multiply m numbers by a factor."""
-    _factor, _out = numbers(factor)[0], numbers(out)
-    for j in range(m):
-        _out[j] *= _factor
 
 
 def coefficients(rates: int, response: int, c: int, t: int, bias: int) -> None:

@@ -14,8 +14,6 @@ HELD_WEIGHTS = 2048
 #: Of the layers above, those are held whose W is at least so many times larger than what is
 #: computed to hold it.
 GAIN = 4
-#: Products of few units are loops of ours.
-NARROW_UNITS = 64
 #: Updates that are kept back by the number of weights of the first layer: the larger W, the more
 #: samples should share a reading of it.
 BACK = ((1 << 16, 8), (1 << 20, 32), (1 << 62, 64))

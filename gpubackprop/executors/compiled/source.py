@@ -74,7 +74,7 @@ class Loop:
 
 #: The loops over batches by name.
 LOOPS = {
-    "direct": Loop(tuple(_definitions(loop)), ("kernels",)),
+    "direct": Loop(tuple(_definitions(loop)), ("kernels", "micro")),
     "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro")),
 }
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All

@@ -13,12 +13,25 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.executors.compiled.source import Program
 from gpubackprop.model import Model
 
-#: Layers of at most this many weights are done by loops of ours: BLAS would take longer to begin.
-SMALL_LAYER = 256
-#: Rows that go through the network at once. OpenBLAS is quick with a first layer of few units where
-#: there are few rows; where W is larger than the cache, each of its readings should serve many.
-PIECE, NARROW_PIECE, WIDE_PIECE = 512, 32, 2048
-NARROW_UNITS, WIDE_WEIGHTS = 64, 1 << 20
+#: Layers of at most this many units, or weights, are done by loops of ours: BLAS would take longer
+#: to begin, or to pack.
+NARROW_UNITS, FEW_WEIGHTS = 64, 1024
+#: With at most this many inputs, a first layer of ours wants its samples as columns.
+FEW_INPUTS = 64
+#: Rows that go through the network at once: they are read twice, and should be in the cache then.
+#: Where W is larger than the cache, each of its readings should serve many.
+PIECE, NARROW_PIECE, WIDE_PIECE = 512, 64, 2048
+WIDE_WEIGHTS = 1 << 20
+
+
+def own_layers(model: Model) -> list[bool]:
+    """Tell of each layer whether its products are loops of ours."""
+    return [m <= NARROW_UNITS or m * n <= FEW_WEIGHTS for m, n in model.layout.shapes]
+
+
+def by_columns(model: Model) -> bool:
+    """Tell whether batches are read with their samples as columns."""
+    return own_layers(model)[0] and model.sizes[0] <= FEW_INPUTS
 
 
 def piece_rows(model: Model) -> int:
@@ -26,8 +39,7 @@ def piece_rows(model: Model) -> int:
     n_weights = [m * n for m, n in model.layout.shapes]
     if max(n_weights) > WIDE_WEIGHTS:
         return WIDE_PIECE
-    narrow = model.sizes[1] <= NARROW_UNITS and n_weights[0] > SMALL_LAYER
-    return NARROW_PIECE if narrow else PIECE
+    return NARROW_PIECE if own_layers(model)[0] and not by_columns(model) else PIECE
 
 
 def position(array: np.ndarray | None) -> int:
@@ -105,7 +117,9 @@ class Workspace(Memory):
             ),
             "read": self.table(read_places(model, z, a)),
             "delta": self.table(self._rows(sizes[1:])),
-            "small": self.table([m * k <= SMALL_LAYER for m, k in model.layout.shapes]),
+            "own": self.table(own_layers(model)),
+            "by_columns": int(by_columns(model)),
+            "iota": self.hold(np.arange(max(n_rows, *sizes), dtype=np.int32)),
             "X_buffer": self.place(sizes[0] * n_rows),
             "Y_buffer": self.place(sizes[-1] * n_rows),
             "w_buffer": self.place(n_rows),
