@@ -53,8 +53,8 @@ def gemm(context, f, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
                 address = builder.mul(value, ir.Constant(ir.IntType(64), {size}))
                 given.append(builder.inttoptr(address, ir.{llvm}().as_pointer()))
             elif kind != "x":
-                if kind != "n":
-                    value = builder.trunc(value, ir.IntType(8 if kind == "c" else 32))
+                if kind == "c":
+                    value = builder.trunc(value, ir.IntType(8))
                 place = cgutils.alloca_once(builder, value.type)
                 builder.store(value, place)
                 given.append(place)
@@ -63,6 +63,25 @@ def gemm(context, f, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         return target.get_dummy_value()
 
     return signature, build
+
+
+@intrinsic
+def fetch(context, position):
+    """Have the cache line of a number brought near."""
+
+    def build(target, builder, signature, arguments):
+        address = builder.mul(arguments[0], ir.Constant(ir.IntType(64), {size}))
+        pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, whole, whole, whole])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        given = [builder.inttoptr(address, pointer), *(ir.Constant(whole, n) for n in (0, 3, 1))]
+        builder.call(function, given)
+        return target.get_dummy_value()
+
+    return types.void(types.int64), build
+
+
+LINE = 64 // {size}
 
 
 def calling(n):

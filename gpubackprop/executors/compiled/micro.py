@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     T: Any = None  # the arrays' dtype
     numbers: Any = None  # position -> pointer to T
     rows_at: Any = None  # to int32
+    fetch: Any = None  # brings the cache line of a position near
+    LINE: int = 16  # numbers in it
 
 
 def product_rows(
@@ -23,12 +25,21 @@ def product_rows(
 ) -> None:  # fmt: skip
     """Add ``X[rows[t]] @ W[j]`` to ``out[t * t_step + j * j_step]``; k rows, W is (m, n)."""
     _rows, _out, t = rows_at(rows), numbers(out), 0
+    share = n * 4 // m + LINE  # of a row, to fetch while four units are done
     while t < k:
         x0, o, j = numbers(X + _rows[t] * pitch), t * t_step, 0
         x1, p = x0, o
         if t + 1 < k:
             x1, p = numbers(X + _rows[t + 1] * pitch), o + t_step
+        next0 = X + _rows[t + 2 if t + 2 < k else t] * pitch
+        next1 = X + _rows[t + 3 if t + 3 < k else t] * pitch
+        ahead = 0
         while j + 4 <= m:
+            stop = min(ahead + share, n)
+            while ahead < stop:
+                fetch(next0 + ahead)
+                fetch(next1 + ahead)
+                ahead += LINE
             w0, w1 = numbers(W + j * n), numbers(W + (j + 1) * n)
             w2, w3 = numbers(W + (j + 2) * n), numbers(W + (j + 3) * n)
             s0, s1, s2, s3, r0, r1, r2, r3 = T(0), T(0), T(0), T(0), T(0), T(0), T(0), T(0)
