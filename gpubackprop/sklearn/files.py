@@ -93,7 +93,7 @@ def load(cls: type, path: PathLike) -> Any:
 
 def network(estimator: Any) -> tuple[Model, Parameters]:
     """Return the network of a fitted estimator, on the host."""
-    model = estimator._model()
+    model = estimator._model(*estimator._description()[:2])
     parameters = Parameters(model, np.zeros(model.layout.size, model.dtype))
     for l, (W, b) in enumerate(zip(parameters.weights, parameters.biases, strict=True)):
         W[...], b[...] = np.transpose(estimator.coefs_[l]), estimator.intercepts_[l]
