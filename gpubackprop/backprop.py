@@ -99,6 +99,7 @@ def gradient(
     ws: Workspace,
     out: Parameters,
     dropping: Dropping | None = None,
+    rate: float | None = None,
 ) -> Parameters:
     """Carry the error of a batch back through the network, after `forward`.
 
@@ -119,18 +120,26 @@ def gradient(
         Overwritten with dL/dW and dL/db.
     dropping : Dropping, optional
         As given to `forward`.
+    rate : float, optional
+        Step `out` by that gradient times -rate instead: plain descent without a gradient array,
+        where `out` are the parameters. The backend must have `descends`.
     """
     delta = backend.output_delta(model, ws, Y, w, scale)
     for l in reversed(range(model.n_layers)):
         a = X if l == 0 else (ws.a if dropping is None else ws.h)[l - 1]
-        backend.gradient(delta, a, out.weights[l], out.biases[l])
+        below = None
         # Layer 0 has no trained layer below it, so no delta is sent there.
         if l > 0:
             activation = model.activations[l - 1]
             read = (ws.z if activation.reads == "z" else ws.a)[l - 1]
             mask = None if dropping is None else ws.mask[l - 1]
             W = parameters.weights[l]
-            delta = backend.backprop(delta, W, activation, read, mask, ws.delta[l - 1])
+            below = backend.backprop(delta, W, activation, read, mask, ws.delta[l - 1])
+        if rate is None:
+            backend.gradient(delta, a, out.weights[l], out.biases[l])
+        else:  # W may change now that the error has passed it
+            backend.descend(delta, a, rate, out.weights[l], out.biases[l])
+        delta = below
     return out
 
 

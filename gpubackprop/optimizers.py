@@ -125,6 +125,15 @@ class Optimizer:
         return schedules.get(self.learning_rate)
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether an update is ``w - learning_rate * g`` and nothing else, so that it can be part
+        of the product that computes g.
+        """
+        extras = self.penalty, self.clip_norm, self.weight_decay or None
+        same = self.expression.key == SGD().expression.key
+        return same and type(self).scalars is Optimizer.scalars and extras == (None, None, None)
+
+    @cached_property
     def penalty(self) -> Expression | None:
         """What l1 and l2 add to g, to be run on the weights' part alone; None if both are 0.
 

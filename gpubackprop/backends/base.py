@@ -53,6 +53,8 @@ class Backend:
     plain = True
     #: Of a GPU; 0 where there is none.
     multiprocessors = 0
+    #: Whether `descend` is there.
+    descends = False
 
     def __init__(self, name: str, xp: Any = np) -> None:
         self.name, self.xp = name, xp
@@ -436,6 +438,20 @@ class Backend:
 
     # ---- a whole step
     # ------------------------------------------------------------------------------------
+
+    def descend(self, delta: Array, a: Array, rate: float, W: Array, b: Array | None) -> None:
+        """Step ``W -= rate * delta.T @ a`` and ``b -= rate * sum of delta``, where `descends`.
+
+        Parameters
+        ----------
+        delta : array of shape (n, n_out)
+            Overwritten.
+        a : array of shape (n, n_in)
+        rate : float
+        W : array of shape (n_out, n_in)
+        b : array of shape (n_out,) or None
+        """
+        raise NotImplementedError
 
     def step(
         self, model: Model, optimizer: Optimizer, dropout_seed: int, *, penalised: bool = False

@@ -18,6 +18,9 @@ from gpubackprop.types import Array
 #: calls over a few arrays stays in a second-level cache of 1 MiB or more. Half of it costs 20 % for
 #: the calls, four times it gains nothing (sigmoid and its delta, 32,768 to 8 million elements).
 BLOCK = 32768
+#: Elements of W whose gradient is computed and taken off at once: 2 MiB of float32. Fewer rows of a
+#: product would make BLAS pack its other operand too often.
+PRODUCT_BLOCK = 1 << 19
 _KEPT_SHAPES = 64
 
 
@@ -42,24 +45,31 @@ class _Kernel(threading.local):
         self.function(*values, *shaped)
 
     def in_blocks(self, values: tuple[Any, ...], size: int) -> None:
-        flat = [v.reshape(-1) if isinstance(v, np.ndarray) and v.ndim else v for v in values]
-        if any(np.ndim(v) and not v.flags.c_contiguous for v in values):
+        arrays = [(i, v) for i, v in enumerate(values) if isinstance(v, np.ndarray) and v.ndim]
+        if not all(v.flags.c_contiguous for _, v in arrays):
             raise ValueError(
                 "the arrays of an elementwise pass must be C-contiguous; copy them first"
             )
+        flat = [(i, v.reshape(-1)) for i, v in arrays]
+        given, scratch = list(values), self.scratch
         for start in range(0, size, BLOCK):
-            part = slice(start, min(start + BLOCK, size))
-            scratch = [s[: part.stop - start] for s in self.scratch]
-            self.function(*[v[part] if np.ndim(v) else v for v in flat], *scratch)
+            stop = min(start + BLOCK, size)
+            if stop - start < BLOCK:
+                scratch = [s[: stop - start] for s in scratch]
+            for i, v in flat:
+                given[i] = v[start:stop]
+            self.function(*given, *scratch)
 
 
 class NumpyBackend(Backend):
     """NumPy arrays; see `Backend` for the operations."""
 
     plain = False
+    descends = True
 
     def __init__(self, name: str = "numpy") -> None:
         super().__init__(name, np)
+        self._scratch = _Scratch()
 
     def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
         """Print, as NumPy calls that allocate nothing, and compile."""
@@ -134,6 +144,25 @@ class NumpyBackend(Backend):
         else:
             np.add.reduce(delta, axis=0, out=db)
 
+    def descend(self, delta: Array, a: Array, rate: float, W: Array, b: Array | None) -> None:
+        """Step W and b by blocks of W's rows: what is taken from a block is still in the cache."""
+        np.multiply(delta, delta.dtype.type(rate), out=delta)
+        if b is not None:
+            np.subtract(b, delta[0] if len(delta) == 1 else np.add.reduce(delta, axis=0), out=b)
+        m, n = W.shape
+        size = BLOCK if len(delta) == 1 else PRODUCT_BLOCK
+        n_rows = min(max(1, size // n), m)
+        scratch = self._scratch.of(n_rows * n, W.dtype)
+        product = scratch.reshape(n_rows, n)
+        for start in range(0, m, n_rows):
+            stop = min(start + n_rows, m)
+            W_part, part = W[start:stop], product[: stop - start]
+            if len(delta) == 1:
+                np.multiply(delta[0, start:stop, None], a, out=part)
+            else:
+                np.dot(delta[:, start:stop].T, a, out=part)
+            np.subtract(W_part, part, out=W_part)
+
     def softmax(self, z: Array, shifted: Array, row: Array, out: Array) -> Array:
         """Return the softmax of each row of z; the reductions without NumPy's Python wrappers."""
         np.maximum.reduce(z, axis=1, keepdims=True, out=row)
@@ -182,6 +211,20 @@ class NumpyBackend(Backend):
             kernel = self._compiled["dropout"] = _DropoutKernel()
         kernel(key, dropout.threshold(p), 1 / (1 - p), first * out.shape[1], out)
         return out
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that is kept for the next call."""
+
+    def __init__(self) -> None:
+        self.kept: dict[np.dtype, np.ndarray] = {}
+
+    def of(self, size: int, dtype: np.dtype) -> np.ndarray:
+        """Return so many elements, whose values are arbitrary."""
+        found = self.kept.get(dtype)
+        if found is None or found.size < size:
+            found = self.kept[dtype] = np.empty(size, dtype)
+        return found[:size]
 
 
 class _DropoutKernel(threading.local):

@@ -65,15 +65,23 @@ class Eager:
                         state.gradient,
                         dropping,
                         tally.value,
+                        self._descent_rate(state, progress),
                     )
                 else:
                     self.batch_gradient(source, order, i + k, n, parameters, state, dropping, tally)
                 self._finish(n, parameters, state, progress, tally)
 
+    def _descent_rate(self, state: State, progress: Progress) -> float | None:
+        """Return the learning rate if the update can be part of the gradient's products."""
+        job = self.job
+        if not (job.backend.descends and job.optimizer.plain and state.trainable is None):
+            return None
+        return None if job.batch_size is None else progress.learning_rate(progress.batch)
+
     def _finish(
         self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally
     ) -> None:
-        """Record the loss of a batch of n rows and update."""
+        """Record the loss of a batch of n rows and update, if the gradient's products did not."""
         job, share = self.job, 1.0
         if self.fused is not None:
             self.fused.update(parameters, state.gradient, state.slots, state.trainable, n, tally)
@@ -85,8 +93,11 @@ class Eager:
                 l1, l2 = job.optimizer.l1, job.optimizer.l2
                 W = parameters.flat_weights
                 job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
-            rate = progress.learning_rate(progress.batch)
-            backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
+            if n <= backprop.SLICE and self._descent_rate(state, progress) is not None:
+                state.updates += 1  # done with the gradient
+            else:
+                rate = progress.learning_rate(progress.batch)
+                backprop.update(job.backend, job.optimizer, parameters, state, rate, share)
         progress.batch += 1
         progress.steps += 1
 
@@ -100,8 +111,11 @@ class Eager:
         out: Parameters,
         dropping: Dropping | None,
         loss: Array,
+        rate: float | None = None,
     ) -> None:
-        """Write `scale` times the gradient of some rows' summed loss, and that sum."""
+        """Write `scale` times the gradient of some rows' summed loss, and that sum; with a rate,
+        step the parameters by it instead.
+        """
         backend, model, ws = self.job.backend, self.job.model, self.workspace(len(X))
         if self.fused is not None:
             first = None if dropping is None else dropping.first
@@ -109,7 +123,9 @@ class Eager:
             return
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
-        backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping)
+        if rate is not None:
+            out = parameters
+        backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping, rate)
 
     def workspace(self, n: int) -> Workspace:
         """Return a workspace of n rows."""

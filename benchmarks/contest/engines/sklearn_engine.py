@@ -51,9 +51,11 @@ class Sklearn(Engine):
         if len(np.unique(Y, axis=0)) < len(np.unique(self.targets, axis=0)):
             # `fit` wants to see every class again.
             classes = np.unique(self.targets)
+            self.model.shuffle, self.model.warm_start = False, False
             for rows in self.batches(order):
-                self.model.shuffle, self.model.batch_size = False, len(rows)
+                self.model.batch_size = len(rows)
                 self.model.partial_fit(self.data.X[rows], self.targets[rows], classes)
+            self.model.warm_start = True
             return
         self._fit(self.data.X[order], Y, 1, False)
 
