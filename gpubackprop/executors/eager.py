@@ -76,7 +76,8 @@ class Eager:
         job = self.job
         if not (job.backend.descends and job.optimizer.plain and state.trainable is None):
             return None
-        return None if job.batch_size is None else progress.learning_rate(progress.batch)
+        whole = job.batch_size is not None and job.batch_size <= backprop.SLICE
+        return progress.learning_rate(progress.batch) if whole else None
 
     def _finish(
         self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally
@@ -93,7 +94,7 @@ class Eager:
                 l1, l2 = job.optimizer.l1, job.optimizer.l2
                 W = parameters.flat_weights
                 job.backend.add_penalty(W, n * share * l1, n * share * l2, tally.total)
-            if n <= backprop.SLICE and self._descent_rate(state, progress) is not None:
+            if self._descent_rate(state, progress) is not None:
                 state.updates += 1  # done with the gradient
             else:
                 rate = progress.learning_rate(progress.batch)

@@ -1,0 +1,61 @@
+"""Plain descent as part of the gradient's products, without a gradient array."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import gpubackprop as gb
+from gpubackprop import backends, backprop
+from gpubackprop.optimizers import SGD, Adam, Optimizer
+
+RTOL = {"float32": 2e-6, "float64": 1e-13}
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("n", [1, 2, 33])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (300, 3000), (3, 40000)])
+def test_a_layer_is_stepped_by_its_gradient(dtype, n, shape):
+    backend, rng = backends.get("numpy"), np.random.default_rng(0)
+    m, k = shape
+    W, b, delta, a = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (m,), (n, m), (n, k)))
+    expected_W = W - 0.25 * (delta.T.astype(np.float64) @ a)
+    expected_b = b - 0.25 * delta.sum(0, dtype=np.float64)
+    kept = a.copy()
+    backend.descend(delta, a, 0.25, W, b)
+    assert W.dtype == b.dtype == np.dtype(dtype)
+    assert_allclose(W, expected_W, rtol=RTOL[dtype], atol=RTOL[dtype] * 10)
+    assert_allclose(b, expected_b, rtol=RTOL[dtype], atol=RTOL[dtype] * 10)
+    assert (a == kept).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, "full"])
+def test_it_is_what_gradient_and_update_do(batch_size, monkeypatch):
+    # Slices of 5 rows: some batches, the short last one too, go through several and are not plain.
+    monkeypatch.setattr(backprop, "SLICE", 5)
+    rng = np.random.default_rng(1)
+    X, Y = rng.standard_normal((15, 3)), np.eye(2)[rng.integers(0, 2, 15)]
+    make = {"hidden": "tanh", "output": "softmax", "loss": "cross_entropy", "dtype": "float64"}
+    net = gb.Network([3, 4, 2], **make, backend="numpy", rng=0)
+    other = net.copy()
+    net.fit(X, Y, batch_size=batch_size, epochs=2, optimizer=SGD(0.5), shuffle=False,
+            progress=False, executor="eager")  # fmt: skip
+    size = 15 if batch_size == "full" else batch_size
+    for _ in range(2):
+        for i in range(0, 15, size):
+            gradient = other.gradient(X[i : i + size], Y[i : i + size])
+            for W, dW in zip(other.weights, gradient.weights, strict=True):
+                W -= 0.5 * dW
+            for b, db in zip(other.biases, gradient.biases, strict=True):
+                b -= 0.5 * db
+    for found, expected in zip(net.weights + net.biases, other.weights + other.biases, strict=True):
+        assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_only_plain_descent_is_plain():
+    assert SGD(0.1).plain
+    assert SGD(lambda epoch: 0.1 / (epoch + 1)).plain
+    others: list[Optimizer] = [
+        SGD(0.1, momentum=0.9), SGD(0.1, l2=0.1), SGD(0.1, l1=0.1), SGD(0.1, clip_norm=1.0),
+        SGD(0.1, weight_decay=0.1), Adam(),
+    ]  # fmt: skip
+    assert not any(optimizer.plain for optimizer in others)
