@@ -179,20 +179,18 @@ def module_units() -> list[Unit]:
     optimizers = {optimizer.expression.name: optimizer for optimizer in show.optimizers()}
     turn, found = itertools.cycle(ARCHITECTURES), []
     for dtype, (unit, wanted) in itertools.product(DTYPES, modules.UNITS.items()):
-        losses = LOSSES if "loss" in wanted else ["squared"]
-        steps = optimizers if "optimizer" in wanted else ["sgd_step"]
-        for loss, step in itertools.product(losses, steps):
+        pairs = [("squared", "momentum_step")]
+        # Formulas of the two do not meet: every loss with one optimiser, and the other way round.
+        pairs += [(loss, "momentum_step") for loss in LOSSES if "loss" in wanted]
+        pairs += [("squared", step) for step in optimizers if "optimizer" in wanted]
+        for loss, step in dict.fromkeys(pairs):
             formulas = modules.Formulas(
                 np.dtype(dtype), tuple(ACTIVATIONS.values()), LOSSES[loss], optimizers[step]
             )
-            parts = [
-                unit,
-                *([loss] if losses is LOSSES else []),
-                *([step] if steps is optimizers else []),
-            ]
+            of = {"loss": loss, "optimizer": step}
+            name = ", ".join([unit, *(of[part] for part in wanted if part in of), dtype])
             source, options = modules.source(unit, formulas), tuple(modules.OPTIONS)
-            kernels, name = modules.KERNELS[unit], ", ".join([*parts, dtype])
-            found.append(Unit(name, source, options, kernels, (next(turn),)))
+            found.append(Unit(name, source, options, modules.KERNELS[unit], (next(turn),)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from gpubackprop.executors import gpu_cost
 from gpubackprop.executors.base import Executor, Job
+from gpubackprop.executors.block import Block
 from gpubackprop.executors.compiled import Compiled
 from gpubackprop.executors.eager import Eager
 from gpubackprop.executors.graph import Graph, steps_of_graph
@@ -10,7 +11,7 @@ __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 
 #: The executors by name.
 EXECUTORS: dict[str, type[Executor]] = {
-    executor.name: executor for executor in (Eager, Compiled, Graph)
+    executor.name: executor for executor in (Eager, Compiled, Graph, Block)
 }
 
 #: What eager takes more than compiled: at an update, and at each of its layers. And importing Numba
@@ -56,13 +57,21 @@ def choose(job: Job) -> type[Executor]:
 def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:
     """Return what "auto" means on a GPU with so many multiprocessors; see `gpu_cost`."""
     n, n_samples = job.batch_size, job.n_samples
-    if n is None or n_samples is None or Graph.refusal(job) is not None:
+    if n is None or n_samples is None:
         return Eager
     updates = -(-n_samples // n)
-    steps = min(updates, steps_of_graph(job.model, n))
-    graph = gpu_cost.graph_seconds(job.model, n, multiprocessors, steps)
-    saved = gpu_cost.eager_seconds(job.model, n, multiprocessors) - graph
-    return Graph if saved * updates * job.epochs > gpu_cost.GRAPH_BEGIN_SECONDS else Eager
+    # (seconds of an update, seconds to begin); the first of equals is taken.
+    expected: dict[type[Executor], tuple[float, float]] = {
+        Eager: (gpu_cost.eager_seconds(job.model, n, multiprocessors), 0.0)
+    }
+    if Graph.refusal(job) is None:
+        steps = min(updates, steps_of_graph(job.model, n))
+        graph = gpu_cost.graph_seconds(job.model, n, multiprocessors, steps)
+        expected[Graph] = graph, gpu_cost.BEGIN_SECONDS
+    if Block.refusal(job) is None:
+        expected[Block] = gpu_cost.block_seconds(job.model), gpu_cost.BEGIN_SECONDS
+    updates *= job.epochs
+    return min(expected, key=lambda kind: updates * expected[kind][0] + expected[kind][1])
 
 
 def seconds_saved(job: Job) -> float:

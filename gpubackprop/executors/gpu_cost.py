@@ -16,8 +16,11 @@ NODE_SECONDS = 2e-6
 #: FLOP/s of one multiprocessor in float32 (an H100's: 67e12 / 132), and which share of it cuBLAS's
 #: products and ours reach: ours wait for shared memory, twice for four multiplications.
 FLOPS, CUBLAS_SHARE, OWN_SHARE = 0.5e12, 0.8, 0.4
-#: What begins with a graph executor: compiling its kernels where CuPy has not kept them, capturing.
-GRAPH_BEGIN_SECONDS = 1.0
+#: What begins with a graph or a block: compiling kernels that CuPy has not kept, capturing.
+BEGIN_SECONDS = 1.0
+#: Hz of a multiprocessor, clocks from one barrier of a block to the next, and words of shared
+#: memory that are read or written in a clock.
+CLOCK, PHASE_CLOCKS, WORDS = 1.7e9, 160, 32
 
 
 def products(model: Model, n: int) -> list[int]:
@@ -43,3 +46,15 @@ def graph_seconds(model: Model, n: int, multiprocessors: int, steps: int) -> flo
     peak = FLOPS * OWN_SHARE * multiprocessors
     device = sum(max(NODE_SECONDS, flops / peak) for flops in work) + 2 * NODE_SECONDS
     return max(GRAPH_SECONDS / steps, device)
+
+
+def block_seconds(model: Model) -> float:
+    """Return the seconds of an update of one row by one block: 2 L + 2 phases between barriers.
+
+    Each weight is read forward and back (in layer 0 once), and read and written by the update, with
+    an input or a delta beside it.
+    """
+    layers = [n_in * n_out for n_in, n_out in itertools.pairwise(model.sizes)]
+    words = 2 * sum(layers) + 2 * sum(layers[1:]) + 3 * sum(layers)
+    words *= model.dtype.itemsize // 4
+    return (PHASE_CLOCKS * (2 * model.n_layers + 2) + words / WORDS) / CLOCK

@@ -197,7 +197,9 @@ def optimizer_functions(optimizer: Optimizer) -> str:
     body += [f"T {name} = {place};" for name, place in slots.items()]
     body += [*_statements(step), *(f"{place} = {name};" for name, place in slots.items())]
     return "\n".join([
-        f"enum {{ N_SLOTS = {len(slots)} }};\n",
+        f"enum {{ N_SLOTS = {len(slots)}, N_SCALARS = {row_length(optimizer)}, "
+        f"N_CONSTANTS = {len(step.folded.constants)} }};\n",
+        "struct Slots {\n    T* at[N_SLOTS + 1];\n};\n",
         _function("void penalize(const T w, T& g, const T* _S)", penalize),
         _function("T penalty_value(const T w, const T* _S)", value),
         _function(

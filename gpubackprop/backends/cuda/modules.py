@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop import dropout
 from gpubackprop.activations import Activation
 from gpubackprop.backends.cuda import functions
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
+from gpubackprop.types import Array
 
 #: `State` of common.cu.
 STATE = np.dtype([(name, np.int64) for name in ("update", "step", "batch", "position")])
@@ -28,15 +30,17 @@ UNITS = {
     "gemm": ("activations",),
     "output": ("activations", "loss"),
     "update": ("optimizer",),
+    "block": ("activations", "loss", "optimizer"),
 }
 #: Files that stand between common.cu and a unit's own.
-FILES = {"output": ("rows",)}
+FILES = {"output": ("rows",), "block": ("rows",)}
 #: The kernels of each file.
 KERNELS = {
     "layers": ("bias_activation", "delta_bias_gradient", "gather"),
     "gemm": ("gemm_forward", "gemm_backward", "gemm_gradient"),
     "output": ("output_pass",),
     "update": ("gradient_norm", "update"),
+    "block": ("sgd_block",),
 }
 OPTIONS = ("--std=c++17",)
 _TYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
@@ -113,3 +117,26 @@ def kernels(unit: str, made_of: Formulas, device: int) -> dict[str, Any]:
     """Return the kernels of one file by name, compiled for a device."""
     module = compiled(source(unit, made_of), device)
     return {name: module.get_function(name) for name in KERNELS[unit]}
+
+
+# ---- what kernels are given ----------------------------------------------------------------------
+
+
+def constants(backend: Any, values: list[float], dtype: np.dtype) -> Array:
+    """Return the numbers in formulas on the device, and one more, so that they are never none."""
+    numbers = np.array([*values, 0.0], dtype)
+    return backend.upload(numbers, backend.empty(len(numbers), dtype))
+
+
+def dropping(model: Model, seed: int, layer: int) -> np.ndarray:
+    """Return the `Dropout` of a hidden layer."""
+    p, drop = model.dropout[layer], np.zeros((), DROPOUT[model.dtype])
+    drop["layer_key"] = dropout.layer_key(seed, layer)
+    drop["threshold"], drop["scale"] = dropout.threshold(p), 1 / (1 - p)
+    return drop
+
+
+def slots(arrays: list[Array]) -> np.ndarray:
+    """Return the `Slots` of an optimiser: addresses, and a 0, so that they are never none."""
+    addresses = [array.data.ptr for array in arrays]
+    return np.array(([*addresses, 0],), [("at", np.uint64, (len(addresses) + 1,))])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop import dropout
 from gpubackprop.backends.cuda import functions, modules
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.model import Model
@@ -48,29 +47,19 @@ class Step:
         self.backend, self.model, self.optimizer = backend, model, optimizer
         self._formulas = modules.formulas(model, optimizer)
         values, first = functions.layer_constants(model)
-        # One number more, so that the part of a layer without any is not empty.
-        constants = self._upload([*values, 0.0], model.dtype)
+        constants = modules.constants(backend, values, model.dtype)
         self._C = [constants[start:] for start in first]
         values = functions.optimizer_constants(optimizer)
-        self._C_update = self._upload([*values, 0.0], model.dtype)
+        self._C_update = modules.constants(backend, values, model.dtype)
         known = self._formulas.known
         self._kind = [
             np.int32(functions.kind(activation, known)) for activation in model.activations
         ]
-        self._drop = [self._dropout(dropout_seed, l, p) for l, p in enumerate(model.dropout)]
+        self._drop = [modules.dropping(model, dropout_seed, l) for l in range(len(model.dropout))]
         self._keep_all = np.zeros((), modules.DROPOUT[model.dtype])
         self.scalars = Scalars(backend, model.dtype, optimizer)
         self._scratch: Scratch | None = None
         self._norm = backend.empty((1,), model.dtype)
-
-    def _upload(self, values: list[float], dtype: np.dtype) -> Array:
-        return self.backend.upload(np.array(values, dtype), self.backend.empty(len(values), dtype))
-
-    def _dropout(self, seed: int, layer: int, p: float) -> np.ndarray:
-        drop = np.zeros((), modules.DROPOUT[self.model.dtype])
-        drop["layer_key"] = dropout.layer_key(seed, layer)
-        drop["threshold"], drop["scale"] = dropout.threshold(p), 1 / (1 - p)
-        return drop
 
     @functools.cached_property
     def _kernels(self) -> dict[str, Any]:
@@ -292,22 +281,17 @@ class Step:
                 (flat, g, trainable, np.int64(n), n_weights, *table, scalars.state, scratch.sums,
                  scratch.tickets, norm),
             )  # fmt: skip
-        places = np.array(([slot.data.ptr for slot in slots] + [0],), self._slots)
         self._update_kernels["update"](
             (blocks,),
             (_THREADS,),
             (
-                flat, g, places, trainable, np.int64(n), n_weights, *table, self._C_update, norm,
-                T(optimizer.clip_norm or 0), np.int32(optimizer.weight_decay > 0),
-                np.int32(self.penalised), np.int32(rows), tally.value, tally.total,
-                tally.first_bad, scalars.state, scratch.sums, scratch.tickets,
+                flat, g, modules.slots(slots), trainable, np.int64(n), n_weights, *table,
+                self._C_update, norm, T(optimizer.clip_norm or 0),
+                np.int32(optimizer.weight_decay > 0), np.int32(self.penalised), np.int32(rows),
+                tally.value, tally.total, tally.first_bad, scalars.state, scratch.sums,
+                scratch.tickets,
             ),
         )  # fmt: skip
-
-    @functools.cached_property
-    def _slots(self) -> np.dtype:
-        """`Slots` of update.cu."""
-        return np.dtype([("at", np.uint64, (len(self.optimizer.slots) + 1,))])
 
 
 class Scratch:

@@ -2,10 +2,6 @@
 // (of W), the step. Parameters, gradient and slots are flat buffers of one layout, all W first.
 // Scalars are a row of a table in device memory, of which the state knows the number.
 
-struct Slots {
-    real* at[N_SLOTS + 1];
-};
-
 // What the optimiser is given for entry i, before clipping.
 __device__ __forceinline__ real entry_gradient(const real* g, const real* trainable, real w,
                                                       long long i, long long n_weights,
