@@ -112,6 +112,24 @@ def test_every_update(optimizer, trainable):
         net.step(X, Y, optimizer, trainable=trainable)
 
 
+def test_the_stages_of_an_update_stand_in_order():
+    net = gb.Network([2, 2], output="softmax", backend="numpy", rng=0, dtype="float64")
+    frozen = [np.array([[True, False], [True, True]])]
+    optimizer = gb.SGD(0.1, l2=0.5, clip_norm=1e-3, weight_decay=0.2)
+    step = net.trace([[1.0, 2.0]], [0], optimizer, trainable=(frozen, None))
+    update = UpdateEquations(step, step.update)
+    found = [(e.name, e.symbols()) for e in update.weight(0, 0, 1)]
+    assert found == [
+        ("g", "dW[0][0, 1] + l2 * W[0][0, 1]"),
+        ("g", "g * trainable"),
+        ("g", "g * (clip_norm / norm)"),
+        ("w", "W[0][0, 1] - trainable * rate * W[0][0, 1]"),
+        ("new W[0][0, 1]", "w - learning_rate * g"),
+    ]
+    assert len(update.weight(0, 0, 0)) == 4  # it may move: nothing to say about that
+    assert [e.name for e in update.bias(0, 1)] == ["g", "new b[0][1]"]
+
+
 def test_float32_and_its_short_numbers():
     net = gb.Network([2, 2, 1], "sigmoid", "sigmoid", "log_loss", backend="numpy", rng=0)
     net.weights[0][...] = [[0.15, 0.2], [0.25, 0.3]]

@@ -25,8 +25,9 @@
 
   // For the drawing, where a unit has room for six characters.
   function short(value) {
-    const text = format(value, 3);
-    return text.length > 6 && /e/.test(text) ? value.toExponential(1).replace("e+", "e") : text;
+    const texts = [format(value, 3), format(value, 2)];
+    const fits = texts.find((text) => text.length <= 6);
+    return fits || (typeof value === "string" ? value : value.toExponential(1).replace("e+", "e"));
   }
 
   // ---- what belongs to an element -----------------------------------------------------------
@@ -90,7 +91,7 @@
     const tallest = Math.max(...data.columns.map((c) => c.units.length + (c.more ? 1 : 0)));
     const across = data.columns.length; // and the loss after the last
     const wide = room >= 2 * MARGIN + across * 108;
-    const along = wide ? Math.min(190, (room - 2 * MARGIN) / across) : 148;
+    const along = wide ? Math.min(190, (room - 2 * MARGIN) / across) : 164;
     const apart = wide ? (tallest > 6 ? 77 : 84) : Math.max(62, Math.min(100, (room - 2 * MARGIN) / Math.max(1, tallest - 1)));
     const place = (column, row, rows) => {
       const u = MARGIN + column * along, v = (wide ? 76 : MARGIN) + ((tallest - rows) / 2 + row) * apart;
@@ -289,6 +290,8 @@
       if (here.length > 24) parts.push(html("p", "", `… and ${here.length - 24} more: point at a unit or a weight.`));
     }
     panel.replaceChildren(...parts);
+    const now = panel.querySelector(".eq.now");
+    panel.scrollTop = now && chosen ? now.offsetTop - panel.offsetTop - 8 : 0;
   }
 
   function show() {

@@ -11,6 +11,9 @@ from gpubackprop.worked.formulas import Equation, Number, evaluate, fill, scalar
 from gpubackprop.worked.step import Step, Update
 
 
+_FREEZE = parse("g * trainable")
+
+
 @dataclass(frozen=True)
 class _Stage:
     """One assignment of an update, for all entries of a W or a b: what it read, what came out."""
@@ -59,6 +62,8 @@ class UpdateEquations:
                 key: _number(names.get(key, key), x, entry, element)
                 for key, x in stage.values.items()
             }
+            if stage.formula == _FREEZE and numbers["trainable"].value == 1:
+                continue  # a factor that tells nothing
             result = value if k == last else float(stage.result[entry])
             left = f"new {name}" if k == last else stage.target
             found.append(Equation(left, tuple(fill(stage.formula, numbers)), result))
@@ -91,7 +96,7 @@ class UpdateEquations:
                 stages.append(self._run(values, target, parse(text)))
         if self._update.trainable is not None:
             values["trainable"] = self._update.trainable[bias][l]
-            stages.append(self._run(values, "g", parse("g * trainable")))
+            stages.append(self._run(values, "g", _FREEZE))
         return stages
 
     def _length(self) -> float:
