@@ -10,7 +10,6 @@ from gpubackprop.expressions import Node, parse
 from gpubackprop.worked.formulas import Equation, Number, evaluate, fill, scalar
 from gpubackprop.worked.step import Step, Update
 
-
 _FREEZE = parse("g * trainable")
 
 
