@@ -8,6 +8,9 @@ Arithmetic, data sheets and cited launch costs, and nothing that was measured: e
 is a prediction, to be set against a measured one. `--measured` puts those of `gpu_session.sh`
 beside them, and the ratio.
 
+Products are taken to reach the peak, which cuBLAS's nearly do where they are large, and the graph's
+own do not: there `auto` has shares of the peak of its own (`gpubackprop.executors.gpu_cost`).
+
 A step with n rows costs 6 n P - 2 n d0 d1 FLOPs (P weights; layer 0 sends no delta down) and the
 update. It takes the host's time for its launches or the device's for its kernels, whichever is
 longer; a kernel takes its roofline, and never less than `Launch.node`.
@@ -21,6 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import lines_of
+
+import gpubackprop as gb
+from gpubackprop.backends.cuda import block
+from gpubackprop.executors import gpu_cost
+from gpubackprop.executors.graph import steps_of_graph
+from gpubackprop.model import Model
 
 
 @dataclass(frozen=True)
@@ -61,32 +70,25 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """What launches cost, in seconds (`phase`: in clocks). docs/gpu.md has each figure's source.
+    """What launches cost, in seconds; what `auto` goes by, and CuPy's own operations.
 
     Attributes
     ----------
     operation : float
         Host, an array operation of CuPy: 11 to 20 us are cited.
-    product, kernel : float
-        Host, ``matmul(out=)`` and a kernel of ours: assumed; the driver's part is cited as 3 to 6.
-    graph : float
-        Host, the launch of a graph: 4 to 8 us are cited.
+    product, kernel, graph : float
+        Host, ``matmul(out=)``, a kernel of ours, a graph.
     node : float
-        Device, a kernel of no work that waits for the one before: 0.9 to 2 us are cited.
-    phase : int
-        Device, clocks from one barrier of a block to the next: assumed.
+        Device, a kernel of no work that waits for the one before.
     """
 
     operation: float = 15e-6
-    product: float = 10e-6
-    kernel: float = 6e-6
-    graph: float = 8e-6
-    node: float = 2e-6
-    phase: int = 160
+    product: float = gpu_cost.PRODUCT_SECONDS
+    kernel: float = gpu_cost.KERNEL_SECONDS
+    graph: float = gpu_cost.GRAPH_SECONDS
+    node: float = gpu_cost.NODE_SECONDS
 
 
-#: Updates captured in one graph, and samples of a launch of the block executor.
-STEPS_IN_GRAPH, SAMPLES_IN_BLOCK = 32, 8192
 NETWORKS = {
     "4-4-4-1": (4, 4, 4, 1),
     "784-30-10": (784, 30, 10),
@@ -127,15 +129,16 @@ def kernels(sizes: Sequence[int], n: int, itemsize: int = 4) -> list[tuple[float
     return [(flops, itemsize * count) for flops, count in numbers]
 
 
-def launches(n_layers: int) -> dict[str, float]:
-    """Return the launches of an update by executor, products counted; "plain" is CuPy's own
-    operations.
+def launches(sizes: Sequence[int], n: int) -> dict[str, float]:
+    """Return the launches of an update of n rows by executor, products counted; "plain" is CuPy's
+    own operations.
     """
+    n_layers = len(sizes) - 1
     return {
         "plain": 18 * n_layers + 6,
         "eager": 5 * n_layers + 2,
-        "graph": 1 / STEPS_IN_GRAPH,
-        "block": 1 / SAMPLES_IN_BLOCK,
+        "graph": 1 / steps_of_graph(model_of(sizes), n),
+        "block": 1 / block.SAMPLES,
     }
 
 
@@ -166,7 +169,7 @@ def expected(
     n_layers = len(sizes) - 1
     work = [max(flops / peak, size / device.bandwidth) for flops, size in kernels(sizes, n)]
     device_time = sum(max(launch.node, seconds) for seconds in work)
-    counts = launches(n_layers)
+    counts = launches(sizes, n)
     products = 3 * n_layers - 1
     eager = products * launch.product + (counts["eager"] - products) * launch.kernel
     return {
@@ -174,23 +177,22 @@ def expected(
         # Its temporaries are written and read again: half as much traffic on top.
         "plain": max(counts["plain"] * launch.operation, 1.5 * device_time),
         "eager": max(eager, device_time),
-        "graph": max(launch.graph / STEPS_IN_GRAPH, device_time),
-        "block": block_seconds(sizes, device, launch) if n == 1 else None,
+        "graph": max(launch.graph * counts["graph"], device_time),
+        "block": block_seconds(sizes, device) if n == 1 else None,
     }
 
 
-def block_seconds(sizes: Sequence[int], device: Device, launch: Launch) -> float | None:
-    """Return the seconds of a sample in one block, or None if the parameters do not fit there.
+def model_of(sizes: Sequence[int]) -> Model:
+    """Return a network of sigmoid layers in float32."""
+    net = gb.Network(list(sizes), hidden="sigmoid", output="sigmoid", backend="numpy", rng=0)
+    return net.model
 
-    2 L + 2 phases between barriers, and 32 words of shared memory read or written in each clock:
-    W twice forward and back (layer 0 once), and three times in the update.
-    """
-    layers = list(itertools.pairwise(sizes))
-    n_weights = sum(i * o for i, o in layers)
-    if 4 * (n_weights + 3 * sum(sizes)) > device.shared:
+
+def block_seconds(sizes: Sequence[int], device: Device) -> float | None:
+    """Return the seconds of a sample in one block, or None if the parameters do not fit there."""
+    if block.plan(model_of(sizes), gb.SGD(), 0).nbytes > device.shared:
         return None
-    words = 2 * n_weights + 2 * (n_weights - sizes[0] * sizes[1]) + 3 * n_weights
-    return (launch.phase * (2 * len(layers) + 2) + words / 32) / device.clock
+    return gpu_cost.block_clocks(sizes, 4) / device.clock
 
 
 def rows_of(device: str, measured: dict[tuple[str, int, str], float]) -> list[dict[str, str]]:

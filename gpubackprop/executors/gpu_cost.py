@@ -6,6 +6,7 @@ the host's time for its launches or the device's for its kernels, whichever is l
 """
 
 import itertools
+from collections.abc import Sequence
 
 from gpubackprop.model import Model
 
@@ -49,12 +50,16 @@ def graph_seconds(model: Model, n: int, multiprocessors: int, steps: int) -> flo
 
 
 def block_seconds(model: Model) -> float:
-    """Return the seconds of an update of one row by one block: 2 L + 2 phases between barriers.
+    """Return the seconds of an update of one row by one block."""
+    return block_clocks(model.sizes, model.dtype.itemsize) / CLOCK
+
+
+def block_clocks(sizes: Sequence[int], itemsize: int) -> float:
+    """Return the clocks of an update of one row by one block: 2 L + 2 phases between barriers.
 
     Each weight is read forward and back (in layer 0 once), and read and written by the update, with
     an input or a delta beside it.
     """
-    layers = [n_in * n_out for n_in, n_out in itertools.pairwise(model.sizes)]
+    layers = [n_in * n_out for n_in, n_out in itertools.pairwise(sizes)]
     words = 2 * sum(layers) + 2 * sum(layers[1:]) + 3 * sum(layers)
-    words *= model.dtype.itemsize // 4
-    return (PHASE_CLOCKS * (2 * model.n_layers + 2) + words / WORDS) / CLOCK
+    return PHASE_CLOCKS * (2 * len(layers) + 2) + words * (itemsize // 4) / WORDS
