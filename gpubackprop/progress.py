@@ -24,7 +24,7 @@ class ProgressLine:
         """Begin."""
         self._active = bool(sys.stderr is not None and sys.stderr.isatty())
         self._started = time.perf_counter()
-        self._before = _done(run), _samples(run)  # of a resumed run that is not nothing
+        self._before = share_done(run), samples_done(run)  # of a resumed run that is not nothing
 
     def on_slice(self, run: "Run") -> None:
         """Show how far the epoch is."""
@@ -57,7 +57,8 @@ def line(run: "Run", seconds: float, done_before: float = 0.0, samples_before: i
     samples_before : int, optional
         Rows that had been trained on.
     """
-    history, done = run.history, _done(run)
+    history, done = run.history, share_done(run)
+    rate, left = speed(run, seconds, done_before, samples_before)
     filled = round(done * _BAR)
     bar = "=" * filled + " " * (_BAR - filled)
     parts = [f"[{bar}] epoch {min(run.epoch + 1, run.epochs)}/{run.epochs}"]
@@ -65,20 +66,37 @@ def line(run: "Run", seconds: float, done_before: float = 0.0, samples_before: i
         parts.append(f"loss {history.loss[-1]:.4g}")
     if history.validation_loss:
         parts.append(f"validation {history.validation_loss[-1]:.4g}")
-    if seconds > 0:
-        parts.append(f"{(_samples(run) - samples_before) / seconds:,.0f} samples/s")
-    if done_before < done < 1 and not run.stopping:
-        parts.append(f"{seconds * (1 - done) / (done - done_before):.0f} s left")
+    if rate is not None:
+        parts.append(f"{rate:,.0f} samples/s")
+    if left is not None:
+        parts.append(f"{left:.0f} s left")
     return "  ".join(parts)
 
 
-def _done(run: "Run") -> float:
-    """Return which share of a run is done."""
+def speed(
+    run: "Run", seconds: float, done_before: float = 0.0, samples_before: int = 0
+) -> tuple[float | None, float | None]:
+    """Return samples trained on in a second, and the seconds left; None where not known yet.
+
+    Parameters
+    ----------
+    run, seconds, done_before, samples_before
+        As in `line`.
+    """
+    done = share_done(run)
+    rate = (samples_done(run) - samples_before) / seconds if seconds > 0 else None
+    if not done_before < done < 1 or run.stopping:
+        return rate, None
+    return rate, seconds * (1 - done) / (done - done_before)
+
+
+def share_done(run: "Run") -> float:
+    """Return which share of a run is done, in 0..1."""
     within = run.rows_done / run.n_samples if run.n_samples and _is_within(run) else 0.0
     return min((len(run.history.epoch) + within) / run.epochs, 1.0)
 
 
-def _samples(run: "Run") -> int:
+def samples_done(run: "Run") -> int:
     """Return the rows that a run has trained on."""
     complete = run.history.samples[-1] if run.history.samples else 0
     return complete + (run.rows_done if run.n_samples and _is_within(run) else 0)

@@ -9,7 +9,7 @@ the second epoch. So a schedule means the same thing at any batch size.
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -402,6 +402,17 @@ class Custom(Schedule):
         number = math.floor(epoch)
         return check_number(f"the learning rate of epoch {number}", self.function(number), 0)
 
+
+#: Schedules by name. The first field of each is its learning rate.
+SCHEDULES: Mapping[str, type[Schedule]] = {
+    "constant": Constant,
+    "step": Step,
+    "exponential": Exponential,
+    "inverse_scaling": InverseScaling,
+    "cosine": Cosine,
+    "one_cycle": OneCycle,
+    "on_plateau": OnPlateau,
+}
 
 #: What an optimiser takes as its learning rate.
 LearningRate: TypeAlias = float | Schedule | Callable[[int], float]

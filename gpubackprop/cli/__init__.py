@@ -11,14 +11,20 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from gpubackprop.cli import compare, info, warm
+from gpubackprop.cli import compare, info, predict, train, warm
 from gpubackprop.errors import DivergenceError, missing
 
 __all__ = ["COMMANDS", "main"]
 
 #: The commands by name, in the order of the help. A module has `command()`, which returns the
 #: function that typer reads, and `EXAMPLES`.
-COMMANDS: dict[str, ModuleType] = {"info": info, "compare": compare, "warm": warm}
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "predict": predict,
+    "compare": compare,
+    "info": info,
+    "warm": warm,
+}
 #: What our own code raises at bad input or a machine that cannot do it: one line and exit code 2.
 _EXPECTED = (
     ValueError, TypeError, ImportError, RuntimeError, OSError, DivergenceError, MemoryError,
