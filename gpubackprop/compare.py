@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ class Mode:
     def optimizer(self) -> SGD:
         """Gradient descent at this mode's rate."""
         return SGD(learning_rate=self.learning_rate, momentum=self.momentum)
+
+    def rows(self, n_samples: int) -> int:
+        """Return the rows of an update, of so many in all."""
+        return n_samples if isinstance(self.batch_size, str) else min(self.batch_size, n_samples)
 
 
 #: The three modes. The more rows an update has, the less noise its gradient, the larger the rate.
@@ -249,8 +253,10 @@ def compare(data: Dataset, settings: Settings, watch: Watch = _unwatched) -> Com
     found = Comparison(data.describe(), settings, sizes, machine())
     # Weights are drawn on the host: they are the same on every backend.
     start = Network(sizes, backend="numpy", rng=settings.seed)
-    names, found.notes = _backends(settings)
-    entries = _entries(start, data, settings, names, found.notes)
+    names, found.notes = usable_backends(settings.backends)
+    modes = [MODES[name] for name in dict.fromkeys(settings.modes)]
+    n = len(data.X_train)
+    entries = possible(start, n, modes, names, settings.executors, found.notes)
     histories: dict[Entry, list[History]] = {entry: [] for entry in entries}
     trained: dict[Entry, Network] = {}
     for entry in entries:
@@ -278,10 +284,16 @@ def compare(data: Dataset, settings: Settings, watch: Watch = _unwatched) -> Com
 # ---- what is compared ---------------------------------------------------------------------------
 
 
-def _backends(settings: Settings) -> tuple[list[str], list[str]]:
-    """Return the backends to compare, and notes on those that are not."""
-    if settings.backends is not None:
-        names = [backends.get(name).name for name in settings.backends]
+def usable_backends(wanted_names: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the backends to time, and notes on those that are not.
+
+    Parameters
+    ----------
+    wanted_names : sequence of str or None
+        None means all that are usable here and no emulator.
+    """
+    if wanted_names is not None:
+        names = [backends.get(name).name for name in wanted_names]
         notes = [
             f"{name} runs on an emulator, not on a GPU: its times mean nothing and are not shown"
             for name in names
@@ -304,22 +316,40 @@ def _backends(settings: Settings) -> tuple[list[str], list[str]]:
     return names, notes
 
 
-def _entries(
-    start: Network, data: Dataset, settings: Settings, names: list[str], notes: list[str]
+def possible(
+    start: Network,
+    n_samples: int,
+    modes: Iterable[Mode],
+    names: Iterable[str],
+    executors: Sequence[str] | None,
+    notes: list[str],
 ) -> list[Entry]:
-    """Return what can be compared, mode by mode; what an executor refuses is added to the notes."""
+    """Return what can be timed, mode by mode.
+
+    Parameters
+    ----------
+    start : Network
+    n_samples : int
+        Rows of an epoch.
+    modes : iterable of Mode
+    names : iterable of str
+        Of backends.
+    executors : sequence of str or None
+        None means all.
+    notes : list of str
+        What an executor refuses is added.
+    """
     entries = []
-    for mode in (MODES[name] for name in dict.fromkeys(settings.modes)):
+    for mode in modes:
         for backend in names:
-            job = Job(
-                start.model, backends.get(backend), mode.optimizer, _rows(mode, data), False, 0
-            )
-            for executor in settings.executors or EXECUTORS:
+            size = mode.rows(n_samples)
+            job = Job(start.model, backends.get(backend), mode.optimizer, size, False, 0)
+            for executor in executors or EXECUTORS:
                 entry = Entry(mode, backend, executor)
                 kind = EXECUTORS[executor]
                 reason = kind.refusal(job)
                 # That what is for a GPU does not run on NumPy is no news unless it was asked for.
-                expected = kind.on_host not in (None, job.backend.host) and not settings.executors
+                expected = kind.on_host not in (None, job.backend.host) and not executors
                 if reason and expected:
                     continue
                 if reason:
@@ -327,12 +357,6 @@ def _entries(
                 else:
                     entries.append(entry)
     return entries
-
-
-def _rows(mode: Mode, data: Dataset) -> int:
-    """Return the rows of an update."""
-    n = len(data.X_train)
-    return n if isinstance(mode.batch_size, str) else min(mode.batch_size, n)
 
 
 def check_training(
@@ -424,7 +448,7 @@ def _train(
     net.fit(
         X,
         Y,
-        batch_size=_rows(entry.mode, data),
+        batch_size=entry.mode.rows(len(data.X_train)),
         epochs=epochs,
         optimizer=entry.mode.optimizer,
         validation=(X, Y) if watcher else None,
@@ -461,12 +485,12 @@ def _result(
         backend=entry.backend,
         executor=entry.executor,
         device=backend.describe(),
-        batch_size=_rows(entry.mode, data),
+        batch_size=entry.mode.rows(len(data.X_train)),
         learning_rate=entry.mode.learning_rate,
         momentum=entry.mode.momentum,
         threads=middle.threads,
         epochs=len(middle.epoch),
-        updates=len(middle.epoch) * math.ceil(n / _rows(entry.mode, data)),
+        updates=len(middle.epoch) * math.ceil(n / entry.mode.rows(len(data.X_train))),
         reached=None if settings.loss is None else loss <= settings.loss,
         samples_per_second=epochs.rate(n) if timed else None,
         seconds=middle.seconds[-1] if timed else None,
@@ -491,4 +515,6 @@ __all__ = [
     "Settings",
     "check_training",
     "compare",
+    "possible",
+    "usable_backends",
 ]

@@ -294,7 +294,7 @@ def test_an_emulated_gpu_gets_no_times():
 def test_an_emulated_gpu_is_left_out_unless_asked_for(monkeypatch):
     require("cupy")
     monkeypatch.delenv("GPUBACKPROP_BACKEND")
-    names, notes = compare._backends(Settings())
+    names, notes = compare.usable_backends(None)
     if names == ["numpy"]:
         assert notes == ["cupy was left out: it runs on an emulator here, not on a GPU"]
     else:

@@ -4,6 +4,7 @@ It needs typer and rich, the extra "cli"; they are imported when a command runs,
 package.
 """
 
+import inspect
 import os
 import sys
 import traceback
@@ -11,7 +12,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from gpubackprop.cli import compare, info, predict, train, warm
+from gpubackprop.cli import bench, compare, info, predict, trace, train, warm
+from gpubackprop.cli.output import Interrupted
 from gpubackprop.errors import DivergenceError, missing
 
 __all__ = ["COMMANDS", "main"]
@@ -21,7 +23,9 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "predict": predict,
+    "trace": trace,
     "compare": compare,
+    "bench": bench,
     "info": info,
     "warm": warm,
 }
@@ -55,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _app()(args=arguments, prog_name="gpubackprop", standalone_mode=False)
     except typer.Exit as error:
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort) as error:
-        _fail(str(error) or "interrupted", 130)
+    except Interrupted as error:
+        _fail(str(error), 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
     except usage_error as error:
         message = error.format_message()
         if not message:  # without any command, its help has been printed
@@ -97,7 +103,11 @@ def _app() -> Callable[..., Any]:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     for name, module in COMMANDS.items():
-        app.command(name, epilog=_examples(*module.EXAMPLES))(module.command())
+        function = module.command()
+        text = inspect.getdoc(function) or ""
+        # One line a paragraph, so that typer wraps it and breaks nowhere else.
+        text = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+        app.command(name, help=text, epilog=_examples(*module.EXAMPLES))(function)
     return app
 
 

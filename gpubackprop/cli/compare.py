@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from gpubackprop import plotting
 from gpubackprop.cli.files import writable, write
 from gpubackprop.cli.options import names
-from gpubackprop.cli.output import columns, count, show
+from gpubackprop.cli.output import columns, machine_line, show, three_digits
 from gpubackprop.compare import MODES, Comparison, Entry, Settings, Watch, compare
 from gpubackprop.datasets import BUNDLED, load
 from gpubackprop.executors import EXECUTORS
@@ -168,13 +168,10 @@ def _print(found: Comparison) -> None:
         for r in found.results
     )
     threads = sorted({r.threads for r in found.results})
-    versions = host["versions"]
     show(f"Learning rates: {', '.join(rates)}.")
     show("samples/s: from the median epoch; seconds: of training, without evaluation.")
     show(
-        f"{host['processor']}, {count(host['cores_usable'], 'core')}, "
-        f"{count(threads[-1], 'thread')}; gpubackprop {versions['gpubackprop']}, Python "
-        f"{versions['python']}, NumPy {versions['numpy']}.",
+        machine_line(host, threads[-1]),
     )
     if any(r.reached is False for r in found.results):
         show(f"* did not come down to a loss of {settings.loss:g} in so many epochs.")
@@ -192,7 +189,7 @@ def _table(found: Comparison) -> "Table":
         table.add_column(name, justify="right")
     for r in found.results:
         cells = [
-            "-" if r.samples_per_second is None else f"{_three(r.samples_per_second):,}",
+            "-" if r.samples_per_second is None else f"{three_digits(r.samples_per_second):,}",
             "-" if r.seconds is None else f"{r.seconds:#.3g}",
             f"{r.loss:.4f}" if r.loss >= 0.001 else f"{r.loss:.2g}",
             f"{r.accuracy:.1%}",
@@ -200,8 +197,3 @@ def _table(found: Comparison) -> "Table":
         epochs = [f"{r.epochs}{'' if r.reached else '*'}"] if to_loss else []
         table.add_row(r.mode, r.backend, r.executor, *epochs, *cells)
     return table
-
-
-def _three(number: float) -> int:
-    """Round to three digits: more would be noise."""
-    return int(float(f"{number:.3g}"))

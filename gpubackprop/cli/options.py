@@ -88,7 +88,7 @@ def integers(argument: str, text: str) -> list[int]:
     found = [value(part) for part in names(text) or ()]
     if not found or not all(type(number) is int and number > 0 for number in found):
         raise ValueError(
-            f"{argument} must be units of each hidden layer, such as 64,32, or none, got {text!r}"
+            f"{argument} must be units of each layer, such as 64,32, or none, got {text!r}"
         )
     return found
 

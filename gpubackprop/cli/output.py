@@ -1,11 +1,18 @@
 """What the commands print: tables and text, plain where nobody looks."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a command, which says what it left. (typer would drop the text of a
+    KeyboardInterrupt.)
+    """
+
 
 #: Wide enough that nothing is wrapped or cut where nobody looks at columns.
 _WIDTH = 10_000
@@ -45,3 +52,18 @@ def heading(text: str) -> None:
 def count(n: int, thing: str) -> str:
     """Write a number of things: "1 row", "20,000 rows"."""
     return f"{n} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
+def three_digits(number: float) -> int:
+    """Round to three digits: more would be noise."""
+    return int(float(f"{number:.3g}"))
+
+
+def machine_line(host: dict[str, Any], threads: int) -> str:
+    """Say on what was measured; `host` is from `gpubackprop.machine.machine`."""
+    versions = host["versions"]
+    return (
+        f"{host['processor']}, {count(host['cores_usable'], 'core')}, {count(threads, 'thread')}; "
+        f"gpubackprop {versions['gpubackprop']}, Python {versions['python']}, NumPy "
+        f"{versions['numpy']}."
+    )

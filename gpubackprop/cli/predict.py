@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,8 +121,7 @@ def _write(
     """
     if to == "-":
         sys.stdout.flush()
-        with open(os.dup(sys.stdout.fileno()), "wb") as out:
-            _write_csv(out, columns, words, found)
+        _write_csv(sys.stdout.buffer, columns, words, found)
         return
     with progress.bars("done") as bars, replacing(Path(to)) as file:
         write = {".csv": _write_csv, ".parquet": _write_parquet, ".npy": _write_npy}
@@ -145,7 +143,10 @@ def _write_csv(
     """Write text; booleans as Python has them."""
     from pyarrow import csv
 
-    style = csv.WriteOptions(quoting_style="needed" if _must_quote(words) else "none")
+    quoted = _must_quote(words)
+    if not quoted:  # pyarrow quotes all text, or none of it and still the names
+        out.write((",".join(columns) + "\n").encode())
+    style = csv.WriteOptions(include_header=quoted, quoting_style="needed" if quoted else "none")
     _write_arrow(
         columns, found, text=True,
         make=lambda schema: csv.CSVWriter(out, schema, write_options=style),

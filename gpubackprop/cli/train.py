@@ -10,7 +10,7 @@ from gpubackprop import tables
 from gpubackprop.cli import options
 from gpubackprop.cli.files import writable
 from gpubackprop.cli.options import names
-from gpubackprop.cli.output import columns, count, show
+from gpubackprop.cli.output import Interrupted, columns, count, show
 from gpubackprop.cli.progress import duration
 from gpubackprop.cli.training import Options, Trained, train
 from gpubackprop.executors import EXECUTORS
@@ -246,7 +246,7 @@ def command() -> Callable[..., None]:
         else:
             _print(trained)
         if trained.interrupted:
-            raise KeyboardInterrupt(_kept(trained))
+            raise Interrupted(_kept(trained))
 
     return train_
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpubackprop import tables
 from gpubackprop.cli import options, progress
+from gpubackprop.cli.output import Interrupted
 from gpubackprop.history import EarlyStopping, History
 from gpubackprop.network import Network
 from gpubackprop.optimizers import Optimizer
@@ -133,7 +134,7 @@ def train(options_: Options) -> Trained:
 
     Raises
     ------
-    KeyboardInterrupt
+    Interrupted
         At Ctrl-C before the first epoch is done.
     ValueError, TypeError, OSError, ...
         As what it calls.
@@ -250,7 +251,7 @@ def _fit(
     except KeyboardInterrupt:
         if net.history is None or net.history.best_epoch is None:
             kept = chosen.get("checkpoint")
-            raise KeyboardInterrupt(
+            raise Interrupted(
                 "interrupted before the first epoch was done: no model was written"
                 + (f"; {kept} goes on with --resume" if kept and Path(kept).exists() else "")
             ) from None

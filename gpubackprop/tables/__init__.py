@@ -16,6 +16,7 @@ from gpubackprop.tables.plan import Plan
 from gpubackprop.tables.prediction import Prediction, Predictor
 from gpubackprop.tables.preprocessing import Category, Number, Preprocessing, Target
 from gpubackprop.tables.rows import Rows, balanced, encode, size_of
+from gpubackprop.tables.target import targets
 
 __all__ = [
     "ENDINGS",
@@ -35,4 +36,5 @@ __all__ = [
     "fit",
     "open_table",
     "size_of",
+    "targets",
 ]

@@ -60,7 +60,7 @@ class ArrayTable:
         """See `Table.default_target`: Y, if there is one."""
         return next((name for name in self._others if name.lower() == "y"), None)
 
-    def expect(self, numbers: Sequence[str], texts: Sequence[str]) -> None:
+    def expect(self, numbers: Sequence[str], texts: Sequence[str], *, firm: bool = True) -> None:
         """See `Table.expect`."""
         self._texts |= set(texts)
         for name in numbers:

@@ -58,8 +58,16 @@ class Table(Protocol):
     def default_target(self) -> str | None:
         """Return the column that is the target unless the user names another."""
 
-    def expect(self, numbers: Sequence[str], texts: Sequence[str]) -> None:
-        """Read columns as numbers, and as texts, whatever their first rows look like."""
+    def expect(self, numbers: Sequence[str], texts: Sequence[str], *, firm: bool = True) -> None:
+        """Read columns as numbers, and as texts, whatever their first rows look like.
+
+        If that is not firm, a later value may still show that an empty column is of another kind.
+
+        Raises
+        ------
+        ValueError
+            If a column to hold numbers holds text.
+        """
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Chunk]:
         """Read from the first row on.

@@ -107,7 +107,7 @@ class ParquetTable:
         """See `Table.default_target`."""
         return None
 
-    def expect(self, numbers: Sequence[str], texts: Sequence[str]) -> None:
+    def expect(self, numbers: Sequence[str], texts: Sequence[str], *, firm: bool = True) -> None:
         """See `Table.expect`."""
         self._texts |= set(texts)
         for name in numbers:
@@ -169,12 +169,15 @@ class CsvTable:
         """See `Table.default_target`."""
         return None
 
-    def expect(self, numbers: Sequence[str], texts: Sequence[str]) -> None:
+    def expect(self, numbers: Sequence[str], texts: Sequence[str], *, firm: bool = True) -> None:
         """See `Table.expect`."""
         import pyarrow as pa
 
+        if firm:
+            self._fixed |= {*numbers, *texts}
+        else:
+            numbers = [name for name in numbers if not pa.types.is_null(self._types[name])]
         self._types |= dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(texts, pa.string())
-        self._fixed |= {*numbers, *texts}
 
     def chunks(self, columns: Sequence[str]) -> Iterator[ArrowChunk]:
         """See `Table.chunks`."""

@@ -15,7 +15,7 @@ from gpubackprop.tables.chunks import Chunk, Retyped, Table, check_numbers, is_n
 from gpubackprop.tables.plan import Plan
 from gpubackprop.tables.preprocessing import Category, Column, Number, Preprocessing
 from gpubackprop.tables.split import HeldOut
-from gpubackprop.tables.target import TargetSeen, moments
+from gpubackprop.tables.target import TargetSeen, moments, take_in
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def fit(table: Table, plan: Plan, told: Told = untold) -> Fitted:
     table.expect((), plan.categorical)
     while True:
         numbers, categories = _features(table, plan)
-        table.expect([*numbers, *([plan.weight] if plan.weight else [])], categories)
+        weights = [plan.weight] if plan.weight else []
+        table.expect([*numbers, *weights], categories, firm=False)
         seen = TargetSeen(plan, table.kind(target), StandardScaler())
         first = _FirstPass(plan, numbers, categories, StandardScaler(), seen)
         try:
@@ -186,7 +187,7 @@ class _FirstPass:
             for i, name in enumerate(self.numbers):
                 block[:, i] = chunk.numbers(name)
                 check_numbers(name, block[:, i], np.isinf(block[:, i]), chunk)
-            self.scaler.partial_fit(block[training])
+            take_in(self.scaler, block[training])
         for name in self.categories:
             codes, values = chunk.codes(name, text=True)
             self._collect(name, values)

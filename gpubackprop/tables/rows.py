@@ -13,6 +13,7 @@ import numpy as np
 
 from gpubackprop.tables.chunks import Chunk, Table, check_numbers
 from gpubackprop.tables.fitting import Fitted, Told, split, untold, used
+from gpubackprop.tables.target import targets
 
 #: Of the files: what they hold.
 _PARTS = ("X", "Y", "weight")
@@ -99,7 +100,6 @@ class _Encoder:
         self, fitted: Fitted, dtype: np.dtype, class_weights: Sequence[float] | None
     ) -> None:
         self._fitted = fitted
-        self._places = {label: i for i, label in enumerate(fitted.labels or ())}
         self._class_weights: np.ndarray | None = None
         if class_weights is not None:
             self._class_weights = np.array(class_weights, np.float64)
@@ -110,22 +110,10 @@ class _Encoder:
         made = self._fitted.preprocessing
         X = np.empty((chunk.n_rows, len(made.inputs)), self.dtypes[0])
         made.write(chunk, X, unknown="zero")
-        Y = self._targets(chunk)
+        assert made.target is not None
+        Y = targets(chunk, made.target, self._fitted.labels)
         weight = self._weights(chunk, Y)
         return [X, Y.astype(self.dtypes[1]), weight]
-
-    def _targets(self, chunk: Chunk) -> np.ndarray:
-        """Return class numbers, or the scaled quantity."""
-        target = self._fitted.preprocessing.target
-        assert target is not None
-        if self._fitted.labels:
-            codes, values = chunk.codes(target.name)
-            places: np.ndarray = np.array([self._places[value] for value in values], np.int64)
-            of_rows: np.ndarray = places[codes]
-            return of_rows
-        numbers = chunk.numbers(target.name)
-        check_numbers(target.name, numbers, np.isinf(numbers), chunk)
-        return (numbers - target.mean) / target.scale
 
     def _weights(self, chunk: Chunk, Y: np.ndarray) -> np.ndarray | None:
         """Return the rows' weights, times those of their classes."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+#: Stretches whose rows are drawn together.
+_AT_ONCE = 1024
 
 
 class HeldOut:
@@ -23,23 +24,23 @@ class HeldOut:
     def __init__(self, share: float, seed: int) -> None:
         self._share = share
         self._rng = np.random.default_rng(seed)
-        self._begun, self._stretch = 0, 0
-        self._next = self._draw()
-
-    def _draw(self) -> int:
-        """Return the row of the next stretch."""
-        if self._share == 0:
-            return -1
-        row = math.floor((self._stretch + self._rng.random()) / self._share)
-        self._stretch += 1
-        return row
+        self._begun, self._stretches = 0, 0
+        self._rows = np.empty(0, np.int64)
 
     def mask(self, n: int) -> np.ndarray:
         """Return which of the next n rows are held out, as booleans."""
         held = np.zeros(n, bool)
-        end = self._begun + n
-        while self._begun <= self._next < end:
-            held[self._next - self._begun] = True
-            self._next = self._draw()
-        self._begun = end
+        begun, self._begun = self._begun, self._begun + n
+        while self._share and (not len(self._rows) or self._rows[-1] < self._begun):
+            self._rows = np.concatenate([self._rows, self._draw()])
+        known = int(np.searchsorted(self._rows, self._begun))
+        held[self._rows[:known] - begun] = True
+        self._rows = self._rows[known:]
         return held
+
+    def _draw(self) -> np.ndarray:
+        """Return the rows of the next stretches, ascending."""
+        stretches = self._stretches + np.arange(_AT_ONCE)
+        self._stretches += _AT_ONCE
+        rows = np.floor((stretches + self._rng.random(_AT_ONCE)) / self._share)
+        return rows.astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class TargetSeen:
             assert self._plan.target is not None
             numbers = chunk.numbers(self._plan.target)
             check_numbers(self._plan.target, numbers, np.isinf(numbers), chunk)
-            self._scaler.partial_fit(numbers[training, None])
+            take_in(self._scaler, numbers[training, None])
 
     def _count(self, chunk: Chunk, training: np.ndarray) -> None:
         """Count classes until they are too many to be some."""
@@ -85,7 +86,42 @@ class TargetSeen:
         return Target(name, "classes"), labels, [self._counts[label] for label in labels]
 
 
+def targets(chunk: Chunk, target: Target, labels: Sequence[Any] | None) -> np.ndarray:
+    """Return the target of rows as a network is trained on it: class numbers, or the quantity in
+    units of its scale, of shape (n_rows,).
+
+    Raises
+    ------
+    ValueError
+        If a value is no number, or none of the labels.
+    """
+    if labels is None:
+        numbers = chunk.numbers(target.name)
+        check_numbers(target.name, numbers, ~np.isfinite(numbers), chunk)
+        return (numbers - target.mean) / target.scale
+    codes, values = chunk.codes(target.name)
+    places = {label: i for i, label in enumerate(labels)}
+    classes: np.ndarray = np.array([*(places.get(value, -1) for value in values), -1])[codes]
+    if (classes < 0).any():
+        i = int((classes < 0).argmax())
+        value = "nothing" if codes[i] < 0 else repr(values[codes[i]])
+        raise ValueError(
+            f"target {target.name!r} must be one of {', '.join(map(repr, labels[:5]))}"
+            f"{', ...' if len(labels) > 5 else ''}, got {value} in row {chunk.row(i)}"
+        )
+    return classes
+
+
+def take_in(scaler: Any, block: np.ndarray) -> None:
+    """Fit a StandardScaler to more rows; a column may have no value in them, or none so far."""
+    with np.errstate(invalid="ignore"):
+        scaler.partial_fit(block)
+    # Of a column without a value scikit-learn makes NaN, which would stay for ever.
+    for found in (scaler.mean_, scaler.var_):
+        found[np.isnan(found)] = 0.0
+
+
 def moments(scaler: Any, i: int) -> tuple[float, float]:
     """Return mean and scale of a column of a StandardScaler; 0 and 1 where it has no value."""
-    mean, scale = float(scaler.mean_[i]), float(scaler.scale_[i])
-    return (mean, scale) if np.isfinite(mean) and np.isfinite(scale) else (0.0, 1.0)
+    scale = float(scaler.scale_[i])
+    return float(scaler.mean_[i]), scale if np.isfinite(scale) else 1.0
