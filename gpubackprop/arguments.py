@@ -16,6 +16,7 @@ from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters
 from gpubackprop.checks import Range, as_array, check_all
 from gpubackprop.data import Batches
+from gpubackprop.executors.base import PRECISIONS
 from gpubackprop.history import EarlyStopping
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
@@ -105,6 +106,13 @@ def layer_arrays(
 def with_dtype(model: Model, dtype: Any) -> Model:
     """Return the same model with another dtype."""
     return dataclasses.replace(model, dtype=_dtype(dtype))
+
+
+def precision(value: Any) -> str | None:
+    """Return a precision of products, checked."""
+    if value is None or (isinstance(value, str) and value in PRECISIONS):
+        return value
+    raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, got {value!r}")
 
 
 def class_output(model: Model) -> str:

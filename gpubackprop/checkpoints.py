@@ -135,6 +135,8 @@ def _made_with(trainer: Trainer) -> dict[str, str | None]:
     made = fingerprint.of_data(trainer.source, model, backend)
     made["batch_size"] = str(job.batch_size)
     made["optimizer"] = fingerprint.of_settings(job.optimizer)
+    if job.precision is not None:
+        made["precision"] = job.precision
     made["shuffle"] = str(trainer.shuffle)
     made["trainable"] = None
     if trainable is not None:

@@ -186,6 +186,7 @@ class Network:
         progress: bool = True,
         executor: str = "auto",
         threads: int | None = None,
+        precision: str | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         every: float | str | None = None,
         resume: bool | str | os.PathLike[str] = False,
@@ -225,6 +226,9 @@ class Network:
             "auto" or a name in `gpubackprop.executors.EXECUTORS`.
         threads : int, optional
             Threads that BLAS may use meanwhile; by default what it is set to.
+        precision : {"tf32", "float16", "bfloat16"}, optional
+            What the inputs of matrix products are rounded to; their sums stay float32, as does all
+            else. For backend "cupy" and dtype float32. By default nothing is rounded.
         checkpoint : path-like, optional
             File that the run is written to now and then, so that it can be resumed; see
             docs/files.md. Written at the end too. One that is there is replaced.
@@ -259,6 +263,7 @@ class Network:
         rule = arguments.early_stopping(early_stopping)
         listeners = arguments.callbacks(callbacks)
         shown = arguments.boolean("progress", progress)
+        rounding = arguments.precision(precision)
         keeping = Checkpoints(checkpoint, every, resume, self.model)
         with self.backend.active(), limited(threads):
             rows, validating = self._sources(X, Y, sample_weight, validation)
@@ -269,6 +274,7 @@ class Network:
                 self.model, self.backend, chosen, size, weighted,
                 keeping.dropout_seed(self._dropout_seed),
                 n_samples=rows.n_samples, epochs=n_epochs, masked=frozen is not None,
+                precision=rounding,
             )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())

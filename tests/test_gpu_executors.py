@@ -11,7 +11,9 @@ from random_networks import allowed_pairs, random_network, targets
 
 import gpubackprop as gb
 from gpubackprop import executors, optimizers
+from gpubackprop.backends.cuda.precise import COMPUTE_CAPABILITY
 from gpubackprop.executors import EXECUTORS, Job
+from gpubackprop.executors import graph as graph_module
 from gpubackprop.executors.graph import STEPS, Graph, steps_of_graph
 
 HIDDEN = [name for name, entry in gb.ACTIVATIONS.items() if entry.elementwise]
@@ -422,6 +424,20 @@ def test_capture_allocates_nothing(counting, monkeypatch):
     assert seen[0::2] == seen[1::2]
 
 
+def test_cublas_in_a_graph(counting, monkeypatch):
+    """Off by default: a GPU has to show that it can be captured."""
+    before = cpucuda.counters()["blas_calls"]
+    own = train("cupy", "graph", fit={"batch_size": 25})
+    assert cpucuda.counters()["blas_calls"] == before
+    monkeypatch.setattr(graph_module, "CUBLAS", True)
+    for dtype in ("float64", "float32"):
+        blas = train("cupy", "graph", fit={"batch_size": 25}, dtype=dtype)
+        for one, two in zip(own[0], blas[0], strict=True):
+            assert_allclose(two, one, **TOLERANCE[dtype])
+    n_products, n_updates = 3 * 3 - 1, 2 * 3
+    assert cpucuda.counters()["blas_calls"] - before == 2 * n_products * n_updates
+
+
 def test_the_short_last_batch_runs_eagerly(counting, monkeypatch):
     counts = Counts()
     net = gb.Network([9, 3], backend=counting, rng=0)
@@ -477,6 +493,77 @@ def test_a_graph_says_what_it_cannot_do(cupy_backend):
             executors.get("graph", given)
         assert reason in str(caught.value)
     assert Graph.refusal(job(optimizer=gb.SGD(0.1, l2=0.1), penalised=True)) is None
+
+
+# ---- rounded products ----------------------------------------------------------------------------
+
+
+def rounded(x, precision):
+    """Round to the nearest number of so many digits; ties go to the even one."""
+    digits = {"tf32": 11, "float16": 11, "bfloat16": 8}[precision]
+    mantissa, exponent = np.frexp(np.asarray(x, "float64"))
+    return np.ldexp(np.rint(mantissa * 2.0**digits) / 2.0**digits, exponent)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+def test_products_of_rounded_inputs(precision, cupy_backend):
+    """Two layers, by hand: sums and all else are not rounded."""
+    net = gb.Network([9, 6, 3], "tanh", "identity", backend=cupy_backend, rng=0)
+    (V, W), (c, b) = ([a.get().astype("float64") for a in x] for x in (net.weights, net.biases))
+    y, rate, n = np.eye(3)[LABELS], 0.5, N
+    net.fit(
+        X, y, batch_size="full", epochs=1, optimizer=gb.SGD(rate), precision=precision,
+        progress=False,
+    )  # fmt: skip
+
+    def r(x):
+        return rounded(np.asarray(x, "float32"), precision)
+
+    a = np.tanh(r(X) @ r(V).T + c)
+    delta = (r(a) @ r(W).T + b - y) / n
+    below = (r(delta) @ r(W)) * (1 - a * a)
+    expected = V - rate * r(below).T @ r(X), W - rate * r(delta).T @ r(a)
+    for found, exact, start in zip(net.weights, expected, (V, W), strict=True):
+        assert_allclose(found.get(), exact, rtol=0, atol=3e-3 * np.abs(exact - start).max())
+    # Nearer to that than to what is computed without rounding.
+    full = gb.Network([9, 6, 3], "tanh", "identity", backend=cupy_backend, rng=0)
+    full.fit(X, y, batch_size="full", epochs=1, optimizer=gb.SGD(rate), progress=False)
+    for found, exact, other in zip(net.weights, expected, full.weights, strict=True):
+        assert np.abs(found.get() - exact).max() < np.abs(found.get() - other.get()).max() / 3
+
+
+def test_small_deltas_survive_float16(cupy_backend):
+    """Divided by a large batch they would be below its smallest number."""
+    x = np.full((8192, 1), 1.0)
+    found = []
+    for precision in (None, "float16"):
+        net = gb.Network([1, 1], output="identity", backend=cupy_backend, rng=0)
+        net.weights[0][...], net.biases[0][...] = 1.0, 0.0
+        net.fit(
+            x, x + 2.0**-10, batch_size=8192, epochs=1, optimizer=gb.SGD(1.0), precision=precision,
+            progress=False,
+        )  # fmt: skip
+        found.append(float(net.weights[0][0, 0]) - 1)
+    assert found[0] == pytest.approx(2.0**-10)
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_a_precision_that_cannot_be(cupy_backend, monkeypatch):
+    def fit(backend="cupy", dtype="float32", **options):
+        net = gb.Network([9, 3], backend=backend, dtype=dtype)
+        net.fit(X, LABELS, progress=False, **options)
+
+    with pytest.raises(ValueError, match=r"precision must be None or one of tf32, .*, got 'half'"):
+        fit(precision="half")
+    with pytest.raises(ValueError, match="needs backend='cupy', not 'numpy'"):
+        fit("numpy", precision="tf32")
+    with pytest.raises(ValueError, match="needs dtype='float32', not 'float64'"):
+        fit(dtype="float64", precision="tf32")
+    with pytest.raises(ValueError, match=r"'graph' cannot do this job: .* for executor='eager'"):
+        fit(precision="tf32", executor="graph")
+    monkeypatch.setitem(COMPUTE_CAPABILITY, "bfloat16", 9999)
+    with pytest.raises(ValueError, match="needs compute capability 9999, the device has"):
+        fit(precision="bfloat16")
 
 
 # ---- what auto chooses ---------------------------------------------------------------------------

@@ -454,7 +454,13 @@ class Backend:
         raise NotImplementedError
 
     def step(
-        self, model: Model, optimizer: Optimizer, dropout_seed: int, *, penalised: bool = False
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        dropout_seed: int,
+        *,
+        penalised: bool = False,
+        precision: str | None = None,
     ) -> Any:
         """Return a step that does all of an update's operations in fewer passes.
 
@@ -465,6 +471,8 @@ class Backend:
         dropout_seed : int
         penalised : bool, optional
             Whether the penalties join the loss.
+        precision : str, optional
+            Of the products: a name in `gpubackprop.executors.base.PRECISIONS`.
 
         Returns
         -------
@@ -472,6 +480,10 @@ class Backend:
             None where an update is the operations one by one.
         """
         return None
+
+    def lacks(self, precision: str) -> str | None:
+        """Return why the device cannot multiply in a precision, in words; None if it can."""
+        return f"the backend {self.name!r} multiplies in the dtype of its arrays alone"
 
     # ---- operations: update
     # -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 from gpubackprop import dropout
 from gpubackprop.activations import SIGMOID, Activation
 from gpubackprop.backends.base import Backend
+from gpubackprop.backends.cuda.precise import COMPUTE_CAPABILITY, Precise
 from gpubackprop.backends.cuda.step import Step
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
 from gpubackprop.backends.cupy_copies import Staging, Turns
@@ -251,12 +252,28 @@ class CupyBackend(PlainCupyBackend):
         }  # fmt: skip
 
     def step(
-        self, model: Model, optimizer: Optimizer, dropout_seed: int, *, penalised: bool = False
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        dropout_seed: int,
+        *,
+        penalised: bool = False,
+        precision: str | None = None,
     ) -> Step | None:
         """Return a step in fused passes; None if the optimiser reads more than the gradient."""
         if optimizer.expression.arguments != ("g",):
             return None
+        if precision is not None:
+            return Precise(self, model, optimizer, dropout_seed, penalised, precision)
         return Step(self, model, optimizer, dropout_seed, penalised)
+
+    def lacks(self, precision: str) -> str | None:
+        """Return why the device cannot multiply in a precision, in words; None if it can."""
+        found = int(self.xp.cuda.Device(self.device).compute_capability)
+        needed = COMPUTE_CAPABILITY[precision]
+        if found >= needed:
+            return None
+        return f"precision={precision!r} needs compute capability {needed}, the device has {found}"
 
     def take_rows(self, X: Array, rows: Array, out: Array) -> Array:
         """Gather ``out[i] = X[rows[i]]``; returns `out`. `cupy.take` would allocate."""

@@ -34,17 +34,29 @@ def get(executor: str, job: Job) -> Executor:
         If the name is unknown, or that executor cannot do the job; the message says why.
     """
     if executor == "auto":
+        reason = refusal(choose(job), job)
+        if reason:
+            raise ValueError(f"no executor can do this job: {reason}")
         return choose(job)(job)
     if not isinstance(executor, str) or executor not in EXECUTORS:
         raise ValueError(f"executor must be one of auto, {', '.join(EXECUTORS)}, got {executor!r}")
-    reason = EXECUTORS[executor].refusal(job)
+    reason = refusal(EXECUTORS[executor], job)
     if reason:
         raise ValueError(f"executor {executor!r} cannot do this job: {reason}; use executor='auto'")
     return EXECUTORS[executor](job)
 
 
+def refusal(kind: type[Executor], job: Job) -> str | None:
+    """Return why an executor cannot do a job, in words; None if it can."""
+    if job.precision is not None and kind is not Eager:
+        return f"precision={job.precision!r} is for executor='eager'"
+    return kind.refusal(job)
+
+
 def choose(job: Job) -> type[Executor]:
     """Return the executor that "auto" means for a job: the one that is expected to end first."""
+    if job.precision is not None:
+        return Eager
     if not job.backend.host:
         return choose_on_gpu(job, job.backend.multiprocessors)
     saved = seconds_saved(job)

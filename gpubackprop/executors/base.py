@@ -23,6 +23,10 @@ from gpubackprop.types import Array
 _BLOCK_ROWS, _BLOCK_ELEMENTS = 1024, 65536
 
 
+#: What products may round their inputs to; their sums are in float32.
+PRECISIONS = ("tf32", "float16", "bfloat16")
+
+
 def batches_per_block(model: Model, batch_size: int) -> int:
     """Return how many batches are gathered at once.
 
@@ -54,6 +58,8 @@ class Job:
         Rows of an epoch; None where that is not known.
     epochs : int, optional
         How many there are to be at most.
+    precision : str or None, optional
+        Of matrix products, a name in `PRECISIONS`; None is that of the arrays.
     masked : bool, optional
         Whether some parameters are frozen.
     """
@@ -67,6 +73,7 @@ class Job:
     penalised: bool = False
     n_samples: int | None = None
     epochs: int = 1
+    precision: str | None = None
     masked: bool = False
 
 

@@ -1,5 +1,7 @@
 """The eager executor: the operations one by one, on any backend. The readable reference."""
 
+import numpy as np
+
 from gpubackprop import backprop
 from gpubackprop.backprop import Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
@@ -22,13 +24,25 @@ class Eager:
         self._gather = Gather(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
         self.fused = job.backend.step(
-            job.model, job.optimizer, job.dropout_seed, penalised=job.penalised
+            job.model,
+            job.optimizer,
+            job.dropout_seed,
+            penalised=job.penalised,
+            precision=job.precision,
         )
 
     @staticmethod
     def refusal(job: Job) -> str | None:
-        """Return None: it can do every job."""
-        return None
+        """Return why this job cannot be done, in words; None if it can: all of full precision."""
+        if job.precision is None:
+            return None
+        if job.backend.host or job.backend.plain:
+            return f"precision={job.precision!r} needs backend='cupy', not {job.backend.name!r}"
+        if job.model.dtype != np.float32:
+            return (
+                f"precision={job.precision!r} needs dtype='float32', not {job.model.dtype.name!r}"
+            )
+        return job.backend.lacks(job.precision)
 
     def run(
         self,

@@ -3,7 +3,9 @@
 from typing import Any
 
 from gpubackprop import backprop
+from gpubackprop.backends.cuda.capturable import CapturableBlas
 from gpubackprop.backends.cuda.products import OwnProducts
+from gpubackprop.backends.cuda.step import Step
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
@@ -14,6 +16,9 @@ from gpubackprop.types import Array
 
 #: Updates of one graph at most, a power of two: the host's share of a launch is then small.
 STEPS = 32
+#: Whether products are cuBLAS's, called by ctypes: for large ones, once a GPU has proved that they
+#: can be captured.
+CUBLAS = False
 #: Numbers of the rows that a graph gathers at most, which its own buffers hold.
 _GATHERED = 1 << 22
 
@@ -31,7 +36,7 @@ class Graph:
 
     def __init__(self, job: Job) -> None:
         self.job, self._eager = job, Eager(job)
-        self._step = OwnProducts(
+        self._step: Step = (CapturableBlas if CUBLAS else OwnProducts)(
             job.backend, job.model, job.optimizer, job.dropout_seed, job.penalised
         )
         fused = self._eager.fused
@@ -125,6 +130,8 @@ class Graph:
         ws = self._eager.workspace(batch_size)
         step.prepare(batch_size)
         stream = cp.cuda.Stream(non_blocking=True)
+        if isinstance(step, CapturableBlas):
+            step.use(stream)
         with stream:
             stream.begin_capture()
             try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpubackprop.activations import IDENTITY
 from gpubackprop.backends.cuda import functions, modules
-from gpubackprop.backends.cuda.step import Scratch, Step
+from gpubackprop.backends.cuda.step import Scratch, Step, load
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.types import Array
 
@@ -29,40 +29,8 @@ class OwnProducts(Step):
 
     def prepare(self, n: int) -> None:
         """Compile, load and reserve all that an update of n rows needs."""
-        self._reserve(n)
-        for kernels in (self._kernels, self._products, self._update_kernels):
-            for kernel in kernels.values():
-                _ = kernel.attributes  # asking loads a kernel that would be loaded at its launch
-
-    def gather(
-        self,
-        data: tuple[Array, Array, Array | None],
-        order: Array | None,
-        out: tuple[Array, Array, Array | None],
-    ) -> None:
-        """Write the rows from the state's position on, in order, into buffers.
-
-        Parameters
-        ----------
-        data : X, Y and weights
-            As `Source.on_device` returns them.
-        order : int32 or int64 array or None
-        out : X, Y and weights
-            Of equally many rows each; overwritten.
-        """
-        (X, Y, w), (X_out, Y_out, w_out) = data, out
-        labels = Y if Y.ndim == 1 else None
-        wide = order is not None and order.dtype == np.int64
-        rows = len(X_out)
-        self._kernels["gather"](
-            (min(-(-rows // 8), 1024),),
-            (32, 8),
-            (
-                X, Y if labels is None else None, labels, w, None if wide else order,
-                order if wide else None, X_out, Y_out, w_out, np.int32(rows),
-                np.int32(X.shape[1]), np.int32(Y_out.shape[1]), np.int64(0), self.scalars.state,
-            ),
-        )  # fmt: skip
+        super().prepare(n)
+        load(self._products)
 
     # ---- the products ---------------------------------------------------------------------------
 

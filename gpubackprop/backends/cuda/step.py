@@ -1,7 +1,7 @@
 """One update on a CuPy device in few launches: products by cuBLAS, a fused pass between any two."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,42 @@ class Step:
     def _update_kernels(self) -> dict[str, Any]:
         return modules.kernels("update", self._formulas, self.backend.device)
 
+    def prepare(self, n: int) -> None:
+        """Compile, load and reserve all that an update of n rows needs."""
+        self._reserve(n)
+        load(self._kernels)
+        load(self._update_kernels)
+
+    def gather(
+        self,
+        data: tuple[Array, Array, Array | None],
+        order: Array | None,
+        out: tuple[Array, Array, Array | None],
+    ) -> None:
+        """Write the rows from the state's position on, in order, into buffers.
+
+        Parameters
+        ----------
+        data : X, Y and weights
+            As `Source.on_device` returns them.
+        order : int32 or int64 array or None
+        out : X, Y and weights
+            Of equally many rows each; overwritten.
+        """
+        (X, Y, w), (X_out, Y_out, w_out) = data, out
+        labels = Y if Y.ndim == 1 else None
+        wide = order is not None and order.dtype == np.int64
+        rows = len(X_out)
+        self._kernels["gather"](
+            (min(-(-rows // 8), 1024),),
+            (32, 8),
+            (
+                X, Y if labels is None else None, labels, w, None if wide else order,
+                order if wide else None, X_out, Y_out, w_out, np.int32(rows),
+                np.int32(X.shape[1]), np.int32(Y_out.shape[1]), np.int64(0), self.scalars.state,
+            ),
+        )  # fmt: skip
+
     # ---- the gradient ---------------------------------------------------------------------------
 
     def gradient(
@@ -141,6 +177,14 @@ class Step:
         """Write ``a @ W.T``."""
         self.backend.xp.matmul(a, W.T, out=out)
 
+    def _weights_product(self, delta: Array, a: Array, dW: Array) -> None:
+        """Write ``delta.T @ a``."""
+        self.backend.xp.matmul(delta.T, a, out=dW)
+
+    def _back_product(self, delta: Array, W: Array, out: Array) -> None:
+        """Write ``delta @ W``."""
+        self.backend.xp.matmul(delta, W, out=out)
+
     def _output(
         self,
         z: Array,
@@ -171,15 +215,15 @@ class Step:
         )  # fmt: skip
 
     def _weights_gradient(self, l: int, delta: Array, a: Array, out: Parameters) -> None:
-        """Write ``dW = delta.T @ a``. The bias gradient came with delta."""
-        self.backend.xp.matmul(delta.T, a, out=out.weights[l])
+        """Write dW. The bias gradient came with delta."""
+        self._weights_product(delta, a, out.weights[l])
 
     def _back(
         self, l: int, parameters: Parameters, ws: Workspace, out: Parameters, first: int | None
     ) -> None:
         """Carry the error from layer l to the one below, and write that one's bias gradient."""
         delta = ws.delta[l - 1]
-        self.backend.xp.matmul(ws.delta[l], parameters.weights[l], out=delta)
+        self._back_product(ws.delta[l], parameters.weights[l], delta)
         rows, columns = delta.shape
         (tiles, _), block = self._tiles(rows, columns)
         slabs = max(1, min(-(-rows // (8 * block[1])), _BLOCKS // tiles))
@@ -292,6 +336,12 @@ class Step:
                 scratch.tickets,
             ),
         )  # fmt: skip
+
+
+def load(kernels: Mapping[str, Any]) -> None:
+    """Load kernels that would be loaded at their first launch, which may not be captured."""
+    for kernel in kernels.values():
+        _ = kernel.attributes  # asking needs them
 
 
 class Scratch:

@@ -4,10 +4,13 @@
 
 #include <dlfcn.h>
 
+#include <cstring>
+
 namespace {
 
 enum { kOk = 0, kBlasInvalidValue = 7, kBlasExecutionFailed = 13, kBlasNotSupported = 15 };
-enum DataType { kFloat = 0, kDouble = 1 };
+enum DataType { kFloat = 0, kDouble = 1, kHalf = 2, kBfloat = 14 };
+constexpr int kComputeTf32 = 77;
 
 struct Handle {
   void* stream = nullptr;
@@ -80,6 +83,7 @@ API int cublasCreate_v2(Handle** h) { *h = new Handle; return kOk; }
 API int cublasDestroy_v2(Handle* h) { delete h; return kOk; }
 API int cublasGetVersion_v2(Handle*, int* v) { *v = 130000; return kOk; }
 API int cublasSetStream_v2(Handle* h, void* s) { h->stream = s; return kOk; }
+API int cublasSetWorkspace_v2(Handle*, void*, size_t) { return kOk; }
 API int cublasSetPointerMode_v2(Handle* h, int m) { h->pointer_mode = m; return kOk; }
 API int cublasGetPointerMode_v2(Handle* h, int* m) { *m = h->pointer_mode; return kOk; }
 API int cublasSetMathMode(Handle* h, int m) { h->math_mode = m; return kOk; }
@@ -95,18 +99,44 @@ API int cublasGetMathMode(Handle* h, int* m) { *m = h->math_mode; return kOk; }
   }
 FOR_TYPE(S, float) FOR_TYPE(D, double)
 
+// An input of gemmEx as float32: 16 bits widened, and for TF32 the mantissa rounded to 10 bits.
+static std::vector<float> widened(const void* p, int type, bool tf32, size_t n) {
+  std::vector<float> r(n);
+  auto bits_to_float = [](uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; };
+  for (size_t i = 0; i < n; i++) {
+    if (type == kHalf) r[i] = float(static_cast<const _Float16*>(p)[i]);
+    else if (type == kBfloat) r[i] = bits_to_float(uint32_t(static_cast<const uint16_t*>(p)[i]) << 16);
+    else r[i] = static_cast<const float*>(p)[i];
+    uint32_t bits;
+    memcpy(&bits, &r[i], 4);
+    if (tf32 && r[i] == r[i]) r[i] = bits_to_float((bits + 0x0fff + (bits >> 13 & 1)) & ~0x1fffu);
+  }
+  return r;
+}
+
 // The gemm that CuPy calls, with the types as arguments.
 API int cublasGemmEx(Handle* h, int ta, int tb, int m, int n, int k, const void* al, const void* a, int a_type,
                      int lda, const void* b, int b_type, int ldb, const void* be, void* c, int c_type, int ldc,
-                     int, int) {
+                     int compute, int) {
   auto as = [=](auto zero) {
     using T = decltype(zero);
     auto number = [](const void* p) { return static_cast<const T*>(p); };
     return gemm<T>(h, ta, tb, m, n, k, number(al), number(a), lda, number(b), ldb, number(be),
                    static_cast<T*>(c), ldc);
   };
+  bool tf32 = compute == kComputeTf32, narrow = a_type == kHalf || a_type == kBfloat;
+  if (a_type == b_type && c_type == kFloat && (narrow || tf32) && h->pointer_mode == 0) {
+    float al_value = *static_cast<const float*>(al), be_value = *static_cast<const float*>(be);
+    return run(h, [=] {
+      auto A = widened(a, a_type, tf32, size_t(lda) * (ta ? m : k));
+      auto B = widened(b, b_type, tf32, size_t(ldb) * (tb ? k : n));
+      int64_t M = m, N = n, K = k, LDA = lda, LDB = ldb, LDC = ldc;
+      openblas<float>.gemm(&"NTC"[ta], &"NTC"[tb], &M, &N, &K, &al_value, A.data(), &LDA, B.data(), &LDB,
+                           &be_value, static_cast<float*>(c), &LDC);
+    });
+  }
   if (a_type == b_type && b_type == c_type && c_type == kFloat) return as(0.0f);
   if (a_type == b_type && b_type == c_type && c_type == kDouble) return as(0.0);
-  cpucuda_missing("cublasGemmEx for other types than float and double");
+  cpucuda_missing("cublasGemmEx for these types");
   return kBlasNotSupported;
 }
