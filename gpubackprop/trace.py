@@ -9,6 +9,7 @@ from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.executors.base import Tally
+from gpubackprop.expressions import parse, to_text
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Optimizer
 from gpubackprop.types import Array
@@ -191,7 +192,8 @@ def _table(trace: Trace) -> list[str]:
 
 
 def _formula(name: str, formula: str) -> str:
-    return "exp(z) / sum(exp(z))" if name == "softmax" and "exp" in formula else formula
+    printed = to_text(parse(formula))
+    return "exp(z) / sum(exp(z))" if name == "softmax" and "exp" in formula else printed
 
 
 def _rows(title: str, array: np.ndarray | None) -> list[str]:

@@ -291,3 +291,13 @@ def test_every_picture_without_axes_has_a_figure_of_its_own(tmp_path):
     for k, ax in enumerate(pictures):
         ax.figure.savefig(tmp_path / f"{k}.png")
         assert (tmp_path / f"{k}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_networks_of_every_backend_are_drawn(backend):
+    net = gb.Network([2, 3, 1], output="sigmoid", loss="log_loss", backend=backend, rng=0)
+    expected = [backend.to_numpy(W) for W in net.weights]
+    widths = [line.get_linewidth() for line in plotting.draw_network(net).get_lines()]
+    drawn = [line.get_linewidth() for line in plotting.draw_network(expected).get_lines()]
+    assert widths == drawn
+    ax = plotting.decision_boundary(net, [[0.0, 1.0], [1.0, 0.0]], [0, 1])
+    assert ax.images[0].get_array().shape == (300, 300, 3)

@@ -92,6 +92,16 @@ def test_every_equation_of_every_pair(i):
     assert "loss" in named
 
 
+def test_on_every_backend(backend):
+    """With dropout, weights, frozen entries and slots that hold something."""
+    net, data = random_network(9, backend)
+    assert any(net.model.dropout)
+    optimizer = gb.Adam(0.01)
+    trainable = [np.arange(W.size).reshape(W.shape) % 2 == 0 for W in net.weights], None
+    net.step(**data, optimizer=optimizer, trainable=trainable)
+    check(net.trace(**data, optimizer=optimizer, trainable=trainable), factor=1000)
+
+
 OPTIMIZERS = [
     gb.SGD(0.1), gb.SGD(0.1, momentum=0.9), gb.SGD(0.1, momentum=0.9, nesterov=True),
     gb.RMSprop(0.01), gb.Adam(0.01), gb.AdamW(0.01, weight_decay=0.1), gb.Rprop(),

@@ -4,7 +4,7 @@ The formulas of activations and losses are printed from their expressions; what 
 the delta rule puts them together, as `gpubackprop.backprop` does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -178,27 +178,17 @@ class Equations:
     def _batch_loss(self) -> Equation:
         step = self.step
         totals = self._losses.sum(axis=1)
-        terms = [
-            [*self._weight(s), Number(float(totals[s]), f"loss[{s}]", "loss")]
-            for s in range(len(totals))
-        ]
+
+        def term(s: int) -> list[Token]:
+            return [*self._weight(s), Number(float(totals[s]), f"loss[{s}]", "loss")]
+
         weighted = totals if step.w is None else totals * step.w
-        tokens = ["(", *self._over_samples(terms, weighted), f") / {len(totals)}"]
+        tokens = ["(", *_over_samples(term, weighted), f") / {len(totals)}"]
         return Equation("loss", tuple(tokens), step.loss, "the mean over the batch")
 
     def _weight(self, s: int) -> list[Token]:
         w = self.step.w
         return [] if w is None else [Number(scalar(w[s]), f"w[{s}]"), " * "]
-
-    @staticmethod
-    def _over_samples(terms: list[list[Token]], values: np.ndarray) -> list[Token]:
-        """Sum over the batch: the largest terms one by one, the others at once."""
-        if len(terms) <= _MOST_TERMS:
-            return joined(terms)
-        largest = np.sort(np.argsort(-np.abs(values), kind="stable")[: _MOST_TERMS - 1])
-        rest = float(values.sum() - values[largest].sum())
-        more = Number(rest, f"({len(terms) - len(largest)} more samples)")
-        return joined([*(terms[s] for s in largest), [more]])
 
     # ---- back -----------------------------------------------------------------------------------
 
@@ -280,20 +270,31 @@ class Equations:
     def weight_gradient(self, l: int, j: int, i: int) -> Equation:
         """Return the equation of ``dW[l][j, i]``, a sum over the batch."""
         step = self.step
-        terms: list[list[Token]] = [
-            [self._delta(l, s, j), " * ", self._a(l, s, i)] for s in range(len(step.Y))
-        ]
+
+        def term(s: int) -> list[Token]:
+            return [self._delta(l, s, j), " * ", self._a(l, s, i)]
+
         values = step.delta[l][:, j].astype(float) * step.a[l][:, i]
         value = scalar(step.dW[l][j, i])
-        return Equation(f"dW[{l}][{j}, {i}]", tuple(self._over_samples(terms, values)), value)
+        return Equation(f"dW[{l}][{j}, {i}]", tuple(_over_samples(term, values)), value)
 
     def bias_gradient(self, l: int, j: int) -> Equation:
         """Return the equation of ``db[l][j]``, a sum over the batch."""
         step, db = self.step, self.step.db[l]
         assert db is not None
-        terms: list[list[Token]] = [[self._delta(l, s, j)] for s in range(len(step.Y))]
-        tokens = self._over_samples(terms, step.delta[l][:, j].astype(float))
+        values = step.delta[l][:, j].astype(float)
+        tokens = _over_samples(lambda s: [self._delta(l, s, j)], values)
         return Equation(f"db[{l}][{j}]", tuple(tokens), scalar(db[j]))
+
+
+def _over_samples(term: Callable[[int], list[Token]], values: np.ndarray) -> list[Token]:
+    """Sum terms over the batch: the largest values' one by one, the others as one number."""
+    if len(values) <= _MOST_TERMS:
+        return joined(term(s) for s in range(len(values)))
+    largest = np.sort(np.argsort(-np.abs(values), kind="stable")[: _MOST_TERMS - 1])
+    rest = float(values.sum() - values[largest].sum())
+    more = Number(rest, f"({len(values) - len(largest)} more samples)")
+    return joined([*(term(int(s)) for s in largest), [more]])
 
 
 def _without(node: Node, name: str) -> Node:
