@@ -80,7 +80,7 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
         )
     if isinstance(x, np.ma.MaskedArray) and x.mask.any():
         raise TypeError(f"{name} must not have masked values; fill them with {name}.filled(value)")
-    if _on_gpu(x, name):
+    if on_gpu(x, name):
         if backend.host:
             raise TypeError(
                 f"{name} lives on a GPU and the network on {backend.name!r}; copy it to the host "
@@ -90,7 +90,7 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
     return _real(_as_numpy(x, name), name)
 
 
-def _on_gpu(x: Any, name: str) -> bool:
+def on_gpu(x: Any, name: str) -> bool:
     """Tell whether an array lives on a CUDA device, as far as it says."""
     try:
         if hasattr(x, "__cuda_array_interface__"):

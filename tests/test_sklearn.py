@@ -11,8 +11,6 @@ import pytest
 pytest.importorskip("sklearn.callback")
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import neural_network as reference
-from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import (
     load_breast_cancer,
     load_diabetes,
@@ -21,9 +19,7 @@ from sklearn.datasets import (
     make_multilabel_classification,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import scale
 
 from gpubackprop import ACTIVATIONS, SGD, Cosine, DivergenceError
 from gpubackprop.losses import HUBER
@@ -405,55 +401,7 @@ def test_negative_counts_are_refused():
         MLPRegressor(loss="poisson").fit([[1.0], [2.0]], [1.0, -2.0])
 
 
-def test_arrays_of_other_libraries(cupy_backend):
-    X, y = IRIS[0][:60], IRIS[1][:60]
-    expected = MLPClassifier(max_iter=2, random_state=0).fit(X, y).predict(X)
-    xp = cupy_backend.xp
-    model = MLPClassifier(max_iter=2, random_state=0).fit(xp.asarray(X), xp.asarray(y))
-    assert_array_equal(model.predict(xp.asarray(X)), expected)
-
-    class Tensor:
-        def __init__(self, array):
-            self.array = array
-
-        def detach(self):
-            return self
-
-        cpu = detach
-
-        def numpy(self):
-            return self.array
-
-    Tensor.__module__ = "torch"
-    assert_array_equal(model.predict(Tensor(X)), expected)
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(X, columns=list("abcd"))
-    model.fit(frame, pandas.Series(y))
-    assert model.feature_names_in_.tolist() == list("abcd")
-    Tensor.__module__, Tensor.to_pandas = "cudf", lambda self: frame
-    assert_array_equal(model.predict(Tensor(X)), model.predict(frame))
-
-
 # ---- in company ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["loky", "threading"])
-def test_grid_search(backend):
-    joblib = pytest.importorskip("joblib")
-    grid = {"mlpclassifier__alpha": [1e-4, 1e-2]}
-    pipeline = make_pipeline(StandardScaler(), MLPClassifier(8, max_iter=5, random_state=0))
-    with joblib.parallel_backend(backend, n_jobs=2):
-        search = GridSearchCV(pipeline, grid, cv=2).fit(*IRIS)
-    expected = [
-        cross_val_score(clone(pipeline).set_params(**p), *IRIS, cv=2).mean()
-        for p in search.cv_results_["params"]
-    ]
-    assert_allclose(search.cv_results_["mean_test_score"], expected)
-
-
-def test_calibration():
-    model = CalibratedClassifierCV(MLPClassifier(8, max_iter=20, random_state=0), cv=2)
-    assert model.fit(*IRIS).predict_proba(IRIS[0]).shape == (150, 3)
 
 
 def test_without_scikit_learn_the_import_works_and_the_use_says_what_to_install(monkeypatch):

@@ -74,10 +74,11 @@ def problem(device: int = 0) -> str | None:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """Copy an array with ``__cuda_array_interface__`` to the host, whichever library made it."""
+    """Copy an array on a GPU to the host, whichever library made it."""
     import cupy
 
-    host: np.ndarray = cupy.asarray(x).get()
+    speaks = hasattr(x, "__cuda_array_interface__")
+    host: np.ndarray = (cupy.asarray(x) if speaks else cupy.from_dlpack(x)).get()
     return host
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight
 
 from gpubackprop import backends, memory
 from gpubackprop.container import PathLike
@@ -17,7 +17,7 @@ from gpubackprop.model import Model
 from gpubackprop.sklearn import files, parameters
 from gpubackprop.sklearn.callbacks import Tasks
 from gpubackprop.sklearn.engine import Engine
-from gpubackprop.sklearn.interop import to_host
+from gpubackprop.sklearn.interop import to_host, validated
 from gpubackprop.sklearn.lbfgs import fit_lbfgs
 from gpubackprop.sklearn.optimizer import OptimizerState, describe
 from gpubackprop.sklearn.stochastic import StochasticFit
@@ -78,10 +78,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> "BaseMLP":
         hidden = parameters.hidden_sizes(self.hidden_layer_sizes)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y, sample_weight = to_host(X), to_host(y), to_host(sample_weight)
         X, labels, Y = self._validate_input(X, y, incremental, reset=first)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
+            sample_weight = _check_sample_weight(to_host(sample_weight), X)
         self.n_outputs_ = self._n_columns(Y)
         self._random_state = check_random_state(self.random_state)
         if first:
@@ -142,15 +141,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         normalisation = self.weight_normalisation
         if class_weights is not None:
             w, normalisation = class_weights if w is None else w * class_weights, "dataset"
-        if hasattr(X, "tocsr"):
-            X = X.tocsr()
         return Training(X, self._targets(Y), w, normalisation)
 
     def _given_validation(self, data: Any) -> Validation:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X, y, *w = (to_host(part) for part in data)
-        X = validate_data(self, X, accept_sparse="csr", dtype=_FLOATS, reset=False)
+        X, y, *w = data[0], *(to_host(part) for part in data[1:])
+        X = validated(self, backends.get(self.backend), X, dtype=_FLOATS, reset=False)
         Y = self._encode(y)
         shape = len(Y), self._n_columns(Y)
         if shape != (X.shape[0], self.n_outputs_):
@@ -268,9 +265,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _outputs(self, X: Any, *, logits: bool = False) -> np.ndarray:
         """Return the network's outputs for data from outside."""
         if not self._is_good(X):
-            X = validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
-            if hasattr(X, "tocsr"):
-                X = X.tocsr()
+            X = validated(self, backends.get(self.backend), X, reset=False)
         engine = self._network()
         engine.read(self.coefs_, self.intercepts_)
         outputs = engine.predict(X, logits=logits)

@@ -16,13 +16,14 @@ from sklearn.utils.multiclass import (
     type_of_target,
     unique_labels,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from gpubackprop import backends
 from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.sklearn import files, losses
 from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
-from gpubackprop.sklearn.interop import to_host
+from gpubackprop.sklearn.interop import to_host, validated
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -274,9 +275,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Any, np.ndarray, np.ndarray]:
         dtype = _FLOATS if self.dtype is None else self._dtype(None)
-        X, y = validate_data(
-            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=reset
-        )
+        X, y = validated(self, backends.get(self.backend), X, y, dtype=dtype, reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):

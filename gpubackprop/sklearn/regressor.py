@@ -7,13 +7,14 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from gpubackprop import backends
 from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.sklearn import files, losses
 from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
-from gpubackprop.sklearn.interop import to_host
+from gpubackprop.sklearn.interop import to_host, validated
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
@@ -150,10 +151,9 @@ n_features_in_, feature_names_in_, out_activation_
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Any, np.ndarray, np.ndarray]:
         dtype = _FLOATS if self.dtype is None else self._dtype(None)
-        X, y = validate_data(
-            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, y_numeric=True,
-            dtype=dtype, reset=reset,
-        )  # fmt: skip
+        X, y = validated(
+            self, backends.get(self.backend), X, y, dtype=dtype, reset=reset, y_numeric=True
+        )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y, self._encode(y)

@@ -94,23 +94,19 @@ def split(
     ValueError
         If less than two rows would be left for validation.
     """
-    given = [w for w in weights if w is not None]
-    parts = train_test_split(
-        X,
-        y,
-        *given,
+    # Of rows' numbers: X may live on a GPU.
+    kept, held = train_test_split(
+        np.arange(X.shape[0]),
         random_state=estimator._random_state,
         test_size=estimator.validation_fraction,
         stratify=estimator._strata(y),
     )
-    halves: tuple[list[Any], list[Any]] = ([], [])
-    for half, which in zip(halves, (0, 1), strict=True):
-        found = iter(parts[which::2])
-        half += [next(found), next(found)]
-        half += [None if w is None else next(found) for w in weights]
-    if halves[1][0].shape[0] < 2:
+    if len(held) < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' "
             "or the size of your dataset."
         )
-    return halves
+    training, validation = (
+        [part if part is None else part[rows] for part in (X, y, *weights)] for rows in (kept, held)
+    )
+    return training, validation
