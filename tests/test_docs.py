@@ -75,12 +75,20 @@ def test_references_lead_somewhere():
                 found = getattr(found, part)
 
 
-def test_figures_are_those_of_the_readme():
-    """The table of speeds stands in both."""
+def test_parts_of_the_readme_are_there():
+    """``--8<-- "README.md:name"`` takes in what stands between two marks."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| [\d-]+ \|.*\|$", (DOCS / "backends.md").read_text(), re.M)
-    assert shown
-    assert all(row in readme for row in shown)
+    names = [
+        name
+        for page in PAGES
+        for name in re.findall(r'^--8<-- "README.md:(\w+)"$', (DOCS / page).read_text(), re.M)
+    ]
+    assert names
+    for name in names:
+        (part,) = re.findall(
+            rf"<!-- --8<-- \[start:{name}\] -->\n(.*?)<!-- --8<-- \[end:{name}\] -->", readme, re.S
+        )
+        assert part.strip()
 
 
 def test_pictures_are_small():
