@@ -12,7 +12,7 @@ from gpubackprop.executors import Job
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import plans
+from gpubackprop.executors.compiled import linear, plans
 
 N, N_IN, N_OUT = 203, 70, 3  # no multiple of the updates that are kept back
 RNG = np.random.default_rng(0)
@@ -231,7 +231,7 @@ def test_frozen_weights_stay(monkeypatch):
 @pytest.mark.parametrize("optimizer", [one for one in LINEAR.values() if one.slots])
 def test_responses_against_a_worked_recurrence(optimizer):
     """velocity = momentum * velocity - g, w += velocity, by hand."""
-    found, mu = plans.responses(optimizer, job().backend, 5), optimizer.momentum
+    found, mu = linear.responses(optimizer, job().backend, 5), optimizer.momentum
     velocity, w, ahead = 0.0, 0.0, float(optimizer.nesterov)
     for j in range(1, 6):
         g = 1.0 if j == 1 else 0.0

@@ -9,7 +9,8 @@ from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
 from gpubackprop.executors.compiled.blas import problem
 from gpubackprop.executors.compiled.cache import folder
-from gpubackprop.executors.compiled.executor import Compiled, LoadedLoop
+from gpubackprop.executors.compiled.executor import Compiled
+from gpubackprop.executors.compiled.loaded import LoadedLoop
 from gpubackprop.executors.compiled.source import LOOPS, write_formulas
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW

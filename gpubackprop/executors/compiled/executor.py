@@ -9,19 +9,14 @@ from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import blas, cache
+from gpubackprop.executors.compiled import blas, cache, fixed
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
-from gpubackprop.executors.compiled.plans import is_plain, loop_of
-from gpubackprop.executors.compiled.source import (
-    FORMULAS,
-    KERNELS,
-    LOOPS,
-    PLACES,
-    write_formulas,
-    write_kernels,
-    write_loop,
-)
+from gpubackprop.executors.compiled.linear import is_plain
+from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
+from gpubackprop.executors.compiled.plans import loop_of
+from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.tables import (
+    Memory,
     Workspace,
     pack,
     parameter_tables,
@@ -31,10 +26,6 @@ from gpubackprop.executors.compiled.tables import (
 from gpubackprop.gather import Gather
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
-
-#: What compiling took on one core of a Xeon of 2023, with the loops of a dtype or the formulas of a
-#: network not in the cache yet.
-LOOP_SECONDS, FORMULAS_SECONDS = 8.0, 1.0
 
 
 class Compiled:
@@ -48,11 +39,12 @@ class Compiled:
         self._program = write_formulas(job.model, job.optimizer)
         formulas = cache.load(self._program.text)
         self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
-        self._loops: dict[str, LoadedLoop] = {}
+        self._loops: dict[str, LoadedLoop | FixedLoop] = {}
         self._gemm = blas.gemm(job.model.dtype)
         self._gather = Gather(job.model, job.backend)
         self._workspace: Workspace | None = None
         self._held: HeldWorkspace | None = None
+        self._buffer: dict[str, int] | None = None
         self._data = _Data()
         self._value, self._sums = np.zeros(1), np.zeros(2)
         self._penalised = job.penalised and job.optimizer.penalty is not None
@@ -60,18 +52,18 @@ class Compiled:
         self._limit = np.array([limit or 0.0], job.model.dtype)
         self._loop = self._load(loop_of(job, masked=job.masked))
 
-    def _load(self, name: str) -> "LoadedLoop":
+    def _load(self, name: str) -> LoadedLoop | FixedLoop:
         if name not in self._loops:
-            self._loops[name] = LoadedLoop(self.job.model.dtype, name)
+            job = self.job
+            self._loops[name] = (
+                FixedLoop(job) if name == "fixed" else LoadedLoop(job.model.dtype, name)
+            )
         return self._loops[name]
 
     @staticmethod
     def seconds_to_begin(job: Job) -> float:
         """Return about how long it takes until the first batch: what is not cached is compiled."""
-        parts = [(write_formulas(job.model, job.optimizer).text, FORMULAS_SECONDS)]
-        loops = texts(job.model.dtype, loop_of(job, masked=job.masked))
-        parts += [(text, LOOP_SECONDS / 2) for text in loops]
-        return sum(seconds for text, seconds in parts if not cache.is_ready(text))
+        return seconds_to_load(job, loop_of(job, masked=job.masked))
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -139,6 +131,11 @@ class Compiled:
         if self._loop.name == "held back":
             self._held = self._held or HeldWorkspace(job, self._program)
             return self._held.fixed
+        if self._loop.name == "fixed":
+            if self._buffer is None:
+                self._memory = Memory(job.model.dtype)
+                self._buffer = {"buffer": self._memory.place(fixed.buffer_size(job.model))}
+            return self._buffer
         n_rows = min(batch_size, piece_rows(job.model))
         if self._workspace is None or self._workspace.n_rows != n_rows:
             self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
@@ -236,22 +233,3 @@ class _Data:
                     "Y": 0 if coded else position(Y), "labels": position(Y) if coded else 0,
                 }  # fmt: skip
         return self._found
-
-
-class LoadedLoop:
-    """A loop over batches with what it calls, compiled."""
-
-    def __init__(self, dtype: np.dtype, name: str) -> None:
-        self.name, self.parameters = name, LOOPS[name].parameters
-        *kernels, loop = (cache.load(text) for text in texts(dtype, name))
-        self.entry = loop.entry
-        self.addresses = np.zeros(len(PLACES), np.int64)
-        for module, kernel in zip(kernels, LOOPS[name].kernels, strict=True):
-            for function in KERNELS[kernel]:
-                self.addresses[PLACES[function]] = getattr(module, function).address
-
-
-def texts(dtype: np.dtype, name: str) -> list[str]:
-    """Return the modules that a loop needs, its own last."""
-    kernels = [write_kernels(dtype, kernel) for kernel in LOOPS[name].kernels]
-    return [*kernels, write_loop(dtype, name)]

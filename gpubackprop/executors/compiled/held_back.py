@@ -10,7 +10,7 @@ of. With learning rates e and without momentum, before the update of sample t, :
 
 The 1 is the bias's input. It is the same SGD, to rounding. With momentum an update goes on acting:
 one that is j updates old has moved W by ``-response[j] * e * outer(d, x)``, and the velocity V from
-before the K samples has moved it by ``drift[t] * V``, which are what `plans.responses` finds by
+before the K samples has moved it by ``drift[t] * V``, which are what `linear.responses` finds by
 running the optimiser's own formula on an impulse. Without momentum they are 1 and 0.
 
 Of the layers but the first, only large ones are held (all of them with momentum); the others are

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import plans
+from gpubackprop.executors.compiled import linear, plans
 from gpubackprop.executors.compiled.source import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
@@ -48,7 +48,7 @@ class HeldWorkspace(Memory):
         z = [self.place(p) if keeps[l] else a[l] for l, p in enumerate(pitches)]
         steps = [0 if drops else p for p, drops in zip(pitches, dropped, strict=True)]
         z_steps = [0 if keeps[l] else step for l, step in enumerate(steps)]
-        responses = plans.responses(job.optimizer, job.backend, k)
+        responses = linear.responses(job.optimizer, job.backend, k)
         widest = max(*pitches, model.sizes[0])
         m, n = units[0], model.sizes[0]
         self.fixed = {

@@ -62,6 +62,15 @@ def to_loop(
     return [*lines, *(f"    _at{places[name]}[_i] = {name}" for name in expression.outputs)]
 
 
+def to_function(name: str, expression: Expression, arguments: tuple[str, ...]) -> str:
+    """Print an expression as a function of numbers that returns its one output."""
+    folded = expression.folded
+    lines = [f"@fast\ndef {name}({', '.join(arguments)}):"]
+    lines += [f"{constant} = T({value!r})" for constant, value in folded.constants.items()]
+    lines += [f"{target} = {to_scalar(node)}" for target, node in folded.statements]
+    return "\n    ".join([*lines, "return out"])
+
+
 def print_mix() -> str:
     """Print `dropout.mix` on an int64: products wrap round, and the lowest 32 bits are kept."""
     lines = ["def mix(x):"]

@@ -1,0 +1,65 @@
+"""A loop over batches as compiled code, with the addresses of what it calls."""
+
+import numpy as np
+
+from gpubackprop.executors.base import Job
+from gpubackprop.executors.compiled import cache, fixed
+from gpubackprop.executors.compiled.source import (
+    KERNELS,
+    LOOPS,
+    PLACES,
+    write_formulas,
+    write_kernels,
+    write_loop,
+)
+
+#: What compiling took on one core of a Xeon of 2023: a module of loops, and the formulas of a
+#: network.
+LOOP_SECONDS, FORMULAS_SECONDS = 4.0, 1.0
+
+
+def texts(dtype: np.dtype, name: str) -> list[str]:
+    """Return the modules that one of `LOOPS` needs, its own last."""
+    kernels = [write_kernels(dtype, kernel) for kernel in LOOPS[name].kernels]
+    return [*kernels, write_loop(dtype, name)]
+
+
+def seconds_to_load(job: Job, name: str) -> float:
+    """Return about how long it takes until a loop can run: what is not cached is compiled."""
+    if name == "fixed":
+        return 0.0 if fixed.is_ready(job) else fixed.compile_seconds(job)
+    parts = [(write_formulas(job.model, job.optimizer).text, FORMULAS_SECONDS)]
+    parts += [(text, LOOP_SECONDS) for text in texts(job.model.dtype, name)]
+    return sum(seconds for text, seconds in parts if not cache.is_ready(text))
+
+
+class LoadedLoop:
+    """One of `LOOPS`, compiled for a dtype.
+
+    Attributes
+    ----------
+    name : str
+    parameters : iterable of str
+        What its entry reads from its one argument.
+    entry : callable
+    addresses : array of int64
+        Of what it calls, at their `PLACES`.
+    """
+
+    def __init__(self, dtype: np.dtype, name: str) -> None:
+        self.name, self.parameters = name, tuple(LOOPS[name].parameters)
+        *kernels, loop = (cache.load(text) for text in texts(dtype, name))
+        self.entry = loop.entry
+        self.addresses = np.zeros(len(PLACES), np.int64)
+        for module, kernel in zip(kernels, LOOPS[name].kernels, strict=True):
+            for function in KERNELS[kernel]:
+                self.addresses[PLACES[function]] = getattr(module, function).address
+
+
+class FixedLoop:
+    """The loop of one small network, with the same attributes."""
+
+    def __init__(self, job: Job) -> None:
+        self.name, self.parameters = "fixed", tuple(fixed.PARAMETERS)
+        self.entry = cache.load(fixed.text_of(job)).entry
+        self.addresses = np.zeros(1, np.int64)
