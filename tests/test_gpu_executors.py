@@ -82,18 +82,22 @@ def check(executor, dtype="float64", **options):
 @pytest.mark.parametrize("batch_size", [1, 8, N])
 def test_every_hidden_activation(batch_size, dtype, executor):
     """One network with all of them, one after the other; N = 9 * 8 + 3: a short last batch."""
+    n = 20 if batch_size == 1 else N
     sizes = [9, *range(4, 4 + len(HIDDEN)), 3]
     fit = {"batch_size": batch_size, "optimizer": gb.SGD(0.001)}
-    check(executor, dtype, sizes=sizes, hidden=HIDDEN, fit=fit)
+    check(executor, dtype, sizes=sizes, hidden=HIDDEN, data=(X[:n], LABELS[:n]), fit=fit)
 
 
 @pytest.mark.parametrize(("output", "loss"), allowed_pairs())
 def test_every_pair(output, loss, executor):
-    data = X[:20], targets(loss, 20, 3, np.random.default_rng(1))
-    weights = np.linspace(0, 2, 20)
-    for batch_size in (1, 7):
-        fit = {"batch_size": batch_size, "optimizer": gb.SGD(0.01), "sample_weight": weights}
-        check(executor, output=output, loss=loss, data=data, fit=fit)
+    Y = targets(loss, 16, 3, np.random.default_rng(1))
+    for batch_size, n in ((1, 6), (7, 16)):
+        fit = {
+            "batch_size": batch_size,
+            "optimizer": gb.SGD(0.01),
+            "sample_weight": np.linspace(0, 2, n),
+        }
+        check(executor, output=output, loss=loss, data=(X[:n], Y[:n]), fit=fit)
 
 
 # Rates at which training is not chaotic: there, any rounding grows until nothing agrees.
@@ -121,8 +125,8 @@ def test_every_optimiser(name, masked, executor):
         rng = np.random.default_rng(2)
         shapes = [(7, 9), (5, 7), (3, 5)], [(7,), (5,), (3,)]
         fit["trainable"] = tuple([rng.random(one) < 0.7 for one in some] for some in shapes)
-    data = X[:30], LABELS[:30]
-    for batch_size in (30,) if optimizer.batch_only else (1, 8):
+    for batch_size, n in ((30, 30),) if optimizer.batch_only else ((1, 10), (8, 30)):
+        data = X[:n], LABELS[:n]
         check(executor, data=data, fit={**fit, "batch_size": batch_size})
 
 
@@ -216,7 +220,8 @@ def test_random_networks(i, executor):
 @pytest.mark.parametrize("batch_size", [1, 33, 70])
 def test_any_depth_and_width(sizes, batch_size, executor):
     """Wider than a tile and a warp, with products whose sums are split."""
-    data = X, LABELS % sizes[-1]
+    n = 12 if batch_size == 1 else N
+    data = X[:n], LABELS[:n] % sizes[-1]
     fit = {"batch_size": batch_size, "optimizer": gb.SGD(0.01)}
     check(executor, sizes=sizes, data=data, fit=fit)
 
