@@ -25,9 +25,9 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "fast": (("numba", "scipy", "threadpoolctl"), "the compiled executor; fit(threads=...)"),
     "mkl": (("mkl",), "Intel's BLAS (not used yet)"),
     "sklearn": (("scikit-learn", "scipy"), "the data sets of compare, and a fast gelu"),
-    "cli": (("typer", "rich"), "this command"),
+    "cli": (("typer", "rich", "pyarrow", "scikit-learn"), "this command, and tables"),
     "plot": (("matplotlib",), "the plot of compare"),
-    "onnx": (("onnx",), "ONNX files (not written yet)"),
+    "onnx": (("onnx",), "ONNX files"),
 }
 _ALWAYS = ("numpy", "safetensors")
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")

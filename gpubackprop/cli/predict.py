@@ -144,13 +144,14 @@ def _write_csv(
     from pyarrow import csv
 
     quoted = _must_quote(words)
-    if not quoted:  # pyarrow quotes all text, or none of it and still the names
-        out.write((",".join(columns) + "\n").encode())
     style = csv.WriteOptions(include_header=quoted, quoting_style="needed" if quoted else "none")
-    _write_arrow(
-        columns, found, text=True,
-        make=lambda schema: csv.CSVWriter(out, schema, write_options=style),
-    )  # fmt: skip
+
+    def make(schema: Any) -> Any:
+        if not quoted:  # pyarrow quotes all text, or none of it and still the names
+            out.write((",".join(columns) + "\n").encode())
+        return csv.CSVWriter(out, schema, write_options=style)
+
+    _write_arrow(columns, found, text=True, make=make)
 
 
 def _write_parquet(

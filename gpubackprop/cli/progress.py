@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpubackprop.progress import samples_done, share_done, speed
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from gpubackprop.training import Run
 
@@ -58,7 +58,7 @@ class Reading:
 
     def __init__(self, bars: Progress, what: str, total: int | None = None) -> None:
         self._bars, self._shown = bars, 0.0
-        self._task = bars.add_task(what, total=total, done="")
+        self._task = _only(bars, what, total)
 
     def __call__(self, rows: int) -> None:
         """Show a number of rows."""
@@ -86,7 +86,7 @@ class Training:
         """Begin."""
         self._started = time.perf_counter()
         self._before = share_done(run), samples_done(run)
-        self._task = self._bars.add_task("training", total=1.0, done="")
+        self._task = _only(self._bars, "training", 1.0)
 
     def on_slice(self, run: Run) -> None:
         """Show how far training is."""
@@ -108,6 +108,13 @@ class Training:
             parts.append(f"{duration(left)} left")
         self._bars.update(self._task, completed=share_done(run), done="  ".join(parts))
         self._bars.refresh()
+
+
+def _only(bars: Progress, what: str, total: float | None) -> TaskID:
+    """Add a task in the place of those before."""
+    for task in bars.task_ids:
+        bars.remove_task(task)
+    return bars.add_task(what, total=total, done="")
 
 
 def duration(seconds: float) -> str:
