@@ -35,4 +35,4 @@ def test_commands_print_what_stands_below_them(run, tmp_path, monkeypatch, capsy
             assert code == (2 if expected.startswith("gpubackprop: ") else 0), command
             assert shape(out + err) == shape(expected), command
             done += 1
-    assert done == 8
+    assert done == 9
