@@ -112,8 +112,8 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("trainable", [None, ([True, False, True], None)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_every_update(optimizer, trainable):
-    net = gb.Network([3, 4, 2, 3], ["tanh", "silu"], rng=11, dtype="float64", backend="numpy")
-    X, Y = RNG.normal(size=(5, 3)), RNG.integers(3, size=5)
+    net = gb.Network([2, 2, 1, 3], ["tanh", "silu"], rng=11, dtype="float64", backend="numpy")
+    X, Y = RNG.normal(size=(2, 2)), RNG.integers(3, size=2)
     for _ in range(2):  # the second time the slots hold something
         step = net.trace(X, Y, optimizer, trainable=trainable)
         named = check(step, factor=1000)
