@@ -4,6 +4,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const RADIUS = 25, MARGIN = 46;
   const get = (id) => document.getElementById(id);
+  let room = 6; // characters of a number on a line
   let stage = 0, sample = 0, digits = 4, pinned = null, hovered = null, pointed = null;
 
   // ---- numbers ------------------------------------------------------------------------------
@@ -24,9 +25,9 @@
   }
 
   // For the drawing, where a unit has room for six characters.
-  function short(value) {
+  function short(value, room = 6) {
     const texts = [format(value, 3), format(value, 2)];
-    const fits = texts.find((text) => text.length <= 6);
+    const fits = texts.find((text) => text.length <= room) || texts.find((text) => text.length <= 6);
     return fits || (typeof value === "string" ? value : value.toExponential(1).replace("e+", "e"));
   }
 
@@ -104,6 +105,7 @@
 
   function draw() {
     const box = get("drawing"), plan = layout();
+    room = plan.wide ? 6 : 5;
     const svg = make("svg", { width: plan.width, height: plan.height, role: "group",
       viewBox: `0 0 ${plan.width} ${plan.height}`,
       "aria-label": `Network ${data.sizes.join("-")}: units, weights and loss` });
@@ -195,9 +197,9 @@
 
   function weightText(id) {
     const weight = data.elements[id], now = data.stages[stage];
-    if (now.kind === "back" && now.layer === layerOf(id)) return short(weight.gradient);
-    if (now.kind === "update") return short(weight.new);
-    return short(weight.value);
+    if (now.kind === "back" && now.layer === layerOf(id)) return short(weight.gradient, room);
+    if (now.kind === "update") return short(weight.new, room);
+    return short(weight.value, room);
   }
 
   function describe(id) {
@@ -291,7 +293,7 @@
     }
     panel.replaceChildren(...parts);
     const now = panel.querySelector(".eq.now");
-    panel.scrollTop = now && chosen ? now.offsetTop - panel.offsetTop - 8 : 0;
+    panel.scrollTop = now && chosen ? now.offsetTop - 8 : 0;
   }
 
   function show() {
