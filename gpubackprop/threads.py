@@ -1,10 +1,53 @@
-"""How many threads BLAS may use while a network trains."""
+"""How many threads a network may train with: BLAS's, and a pool of our own."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from gpubackprop.errors import missing
+
+
+class _Shared:
+    """What this process's fits share. Made anew after a fork: a thread of the parent may hold the
+    lock, and the pool's threads are not there.
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        Held while BLAS's limit or the pool changes, never while a network trains.
+    limits : list of int
+        Those of the fits under way: the smallest holds.
+    libraries : object or None
+        What threadpoolctl found loaded.
+    before : object or None
+        What restores the limits from before the first of those fits.
+    pool : ThreadPoolExecutor or None
+    size : int
+        Threads of the pool.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.limits: list[int] = []
+        self.libraries: Any = None
+        self.before: Any = None
+        self.pool: ThreadPoolExecutor | None = None
+        self.size = 0
+
+
+_shared = _Shared()
+
+
+def _begin_anew() -> None:
+    global _shared
+    _shared = _Shared()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def available() -> int:
@@ -24,9 +67,24 @@ def usable_threads(threads: int | None) -> int:
     return available()
 
 
+def can_limit() -> bool:
+    """Tell whether BLAS's threads can be limited here: whether threadpoolctl is installed."""
+    try:
+        import threadpoolctl  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def libraries_changed() -> None:
+    """Look for the loaded libraries again at the next limit: one was loaded."""
+    _shared.libraries = None
+
+
 @contextlib.contextmanager
 def limited(threads: int | None) -> Iterator[None]:
-    """Limit BLAS to some threads. The limit is the whole process's.
+    """Limit BLAS to some threads. The limit is the whole process's: of several at once, the
+    smallest holds; after the last, BLAS has what it had before the first.
 
     Parameters
     ----------
@@ -49,9 +107,60 @@ def limited(threads: int | None) -> Iterator[None]:
         raise ValueError(
             f"threads must lie in 1..{available()}, the processors here, got {threads}"
         )
+    if not can_limit():
+        raise missing("threadpoolctl, which sets threads=,", "fast")
+    shared = _shared
+    with shared.lock:
+        shared.limits.append(threads)
+        _apply(shared)
     try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise missing("threadpoolctl, which sets threads=,", "fast") from None
-    with threadpool_limits(limits=threads, user_api="blas"):
         yield
+    finally:
+        with shared.lock:
+            shared.limits.remove(threads)
+            _apply(shared)
+
+
+def _apply(shared: _Shared) -> None:
+    """Set BLAS to the smallest limit, or to what it had before there was one."""
+    from threadpoolctl import ThreadpoolController
+
+    if not shared.limits:
+        shared.before.restore_original_limits()
+        shared.before = None
+        return
+    if shared.libraries is None:
+        shared.libraries = ThreadpoolController()
+    limit = shared.libraries.limit(limits=min(shared.limits), user_api="blas")
+    # The first one knows what there was before. A library that is loaded later keeps its own.
+    shared.before = shared.before or limit
+
+
+def run_all(calls: Sequence[Callable[[], None]]) -> None:
+    """Run several functions at once, the first in this thread; returns when all have ended.
+
+    They gain by it as far as they give up Python's lock. The first error is raised.
+    """
+    if len(calls) == 1:
+        return calls[0]()
+    pool = _pool(len(calls) - 1)
+    futures = [pool.submit(call) for call in calls[1:]]
+    try:
+        calls[0]()
+    finally:
+        # Nothing may still write into memory of the caller's when that goes on, failed or not.
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _pool(n: int) -> ThreadPoolExecutor:
+    """Return the pool, of n threads at least. A smaller one before it ends when its work does."""
+    shared = _shared
+    with shared.lock:
+        if shared.pool is None or shared.size < n:
+            if shared.pool is not None:
+                shared.pool.shutdown(wait=False)
+            shared.pool, shared.size = ThreadPoolExecutor(n, "gpubackprop"), n
+        return shared.pool
