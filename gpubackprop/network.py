@@ -225,7 +225,9 @@ class Network:
         executor : str, optional
             "auto" or a name in `gpubackprop.executors.EXECUTORS`.
         threads : int, optional
-            Threads that BLAS may use meanwhile; by default what it is set to.
+            Threads that training may use; by default the processors that this process may use, or
+            as many as OPENBLAS_NUM_THREADS, OMP_NUM_THREADS or MKL_NUM_THREADS say. The same number
+            gives the same bits. Small jobs use one.
         precision : {"tf32", "float16", "bfloat16"}, optional
             What the inputs of matrix products are rounded to; their sums stay float32, as does all
             else. For backend "cupy" and dtype float32. By default nothing is rounded.
@@ -275,6 +277,7 @@ class Network:
                 keeping.dropout_seed(self._dropout_seed),
                 n_samples=rows.n_samples, epochs=n_epochs, masked=frozen is not None,
                 precision=rounding,
+                threads=usable_threads(threads) if self.backend.host else 1,
             )  # fmt: skip
             if shown:
                 listeners.append(ProgressLine())
@@ -288,19 +291,18 @@ class Network:
                 "callbacks": listeners,
             }
             with memory.explained(self.backend, lambda: memory.training_problem(job, rows)):
-                return self._train(job, rows, usable_threads(threads), keeping, options)
+                return self._train(job, rows, keeping, options)
 
     def _train(
         self,
         job: Job,
         rows: Source | Batches,
-        threads: int,
         keeping: Checkpoints,
         options: dict[str, Any],
     ) -> History:
         """Run a `Trainer`, which nothing holds afterwards."""
         trainer = Trainer(job, self._parameters, rows, rng=self.rng, steps=self._steps, **options)
-        trainer.run.history.threads = threads if self.backend.host else 1
+        trainer.run.history.threads = job.threads
         keeper = keeping.attach(trainer, self.schema)
         self.history, self._dropout_seed = trainer.run.history, job.dropout_seed
         try:

@@ -1,6 +1,7 @@
 """How many threads a network may train with: BLAS's, and a pool of our own."""
 
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,8 @@ class _Shared:
         Those of the fits under way: the smallest holds.
     libraries : object or None
         What threadpoolctl found loaded.
-    before : object or None
-        What restores the limits from before the first of those fits.
+    before : list
+        What restores what there was before each change, the first one first.
     pool : ThreadPoolExecutor or None
     size : int
         Threads of the pool.
@@ -33,7 +34,7 @@ class _Shared:
         self.lock = threading.Lock()
         self.limits: list[int] = []
         self.libraries: Any = None
-        self.before: Any = None
+        self.before: list[Any] = []
         self.pool: ThreadPoolExecutor | None = None
         self.size = 0
 
@@ -126,14 +127,13 @@ def _apply(shared: _Shared) -> None:
     from threadpoolctl import ThreadpoolController
 
     if not shared.limits:
-        shared.before.restore_original_limits()
-        shared.before = None
+        while shared.before:
+            shared.before.pop().restore_original_limits()
         return
     if shared.libraries is None:
         shared.libraries = ThreadpoolController()
-    limit = shared.libraries.limit(limits=min(shared.limits), user_api="blas")
-    # The first one knows what there was before. A library that is loaded later keeps its own.
-    shared.before = shared.before or limit
+    now = min(shared.limits)
+    shared.before.append(shared.libraries.limit(limits=now, user_api="blas"))
 
 
 def run_all(calls: Sequence[Callable[[], None]]) -> None:
@@ -144,7 +144,8 @@ def run_all(calls: Sequence[Callable[[], None]]) -> None:
     if len(calls) == 1:
         return calls[0]()
     pool = _pool(len(calls) - 1)
-    futures = [pool.submit(call) for call in calls[1:]]
+    # Each in this thread's context, which holds what NumPy does at an overflow.
+    futures = [pool.submit(contextvars.copy_context().run, call) for call in calls[1:]]
     try:
         calls[0]()
     finally:

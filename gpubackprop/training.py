@@ -17,6 +17,7 @@ from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.history import EarlyStopping, History
 from gpubackprop.pace import Pace
+from gpubackprop.threads import limited
 from gpubackprop.types import Array
 
 #: The methods of a callback, in the order of their first calls.
@@ -110,6 +111,8 @@ class Trainer:
     ) -> None:
         self.job, self.parameters, self.source = job, parameters, source
         self.executor = executors.get(executor, job)
+        # An executor that shares its work among threads of ours wants one for each of them.
+        self._blas_threads: int | None = getattr(self.executor, "blas_threads", None)
         self.run = Run(job, parameters, source, epochs)
         self.run.history.executor = self.executor.name
         self.shuffle, self.rng = shuffle, rng
@@ -147,7 +150,8 @@ class Trainer:
                 if run.stopping:
                     break
                 run.epoch = epoch
-                self._epoch()
+                with limited(self._blas_threads):
+                    self._epoch()
         except KeyboardInterrupt:
             run.stopping = "interrupted"
             raise

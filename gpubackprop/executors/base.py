@@ -60,6 +60,8 @@ class Job:
         How many there are to be at most.
     precision : str or None, optional
         Of matrix products, a name in `PRECISIONS`; None is that of the arrays.
+    threads : int, optional
+        How many it may use.
     masked : bool, optional
         Whether some parameters are frozen.
     """
@@ -74,6 +76,7 @@ class Job:
     n_samples: int | None = None
     epochs: int = 1
     precision: str | None = None
+    threads: int = 1
     masked: bool = False
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gpubackprop.errors import missing
-from gpubackprop.threads import available
+from gpubackprop.threads import available, libraries_changed
 
 #: MKL's numbers for these choices: no threads of its own; the same bits from run to run, however
 #: arrays are aligned.
@@ -79,9 +79,11 @@ def gemm(dtype: np.dtype) -> int:
 def _found(name: str, kind: str) -> int | None:
     """Return an address; None if that library is absent or broken."""
     try:
-        return _FINDERS[name](kind)
+        found = _FINDERS[name](kind)
     except Exception:
         return None
+    libraries_changed()
+    return found
 
 
 def _mkl(kind: str) -> int:

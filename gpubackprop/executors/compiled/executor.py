@@ -15,6 +15,7 @@ from gpubackprop.executors.compiled.linear import is_plain
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.plans import loop_of
 from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
+from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
 from gpubackprop.executors.compiled.tables import (
     Memory,
     Workspace,
@@ -51,6 +52,10 @@ class Compiled:
         limit = job.optimizer.clip_norm
         self._limit = np.array([limit or 0.0], job.model.dtype)
         self._loop = self._load(loop_of(job, masked=job.masked))
+        self._n_parts = parts_of(job, self._loop.name)
+        self._split: Split | None = None
+        #: What BLAS is to be limited to meanwhile, the whole process's.
+        self.blas_threads = blas_threads(job, self._n_parts)
 
     def _load(self, name: str) -> LoadedLoop | FixedLoop:
         if name not in self._loops:
@@ -89,6 +94,10 @@ class Compiled:
         """Train on one slice of an epoch; see `Executor.run`."""
         self._sums[0], self._sums[1] = tally.total[0], tally.first_bad[0]
         self._loop = self._load(loop_of(self.job, masked=state.trainable is not None))
+        if self._n_parts > 1 and (self._split is None or self._split.state is not state):
+            self._split = Split(
+                self.job, self._program, self._n_parts, self._formulas, self._enter, state
+            )
         whole = self._whole(batch_size, parameters, state)
         data = self._data.of(source)
         if data is not None and (order is None or order.dtype == np.int32):
@@ -109,7 +118,7 @@ class Compiled:
 
     def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
         """Return the arguments that do not change within a slice of an epoch."""
-        job = self.job
+        job, self._parameters = self.job, parameters
         self._tables = parameter_tables(parameters, state.gradient)
         self._tables |= velocity_tables(state.slots, parameters)
         self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
@@ -136,6 +145,8 @@ class Compiled:
                 self._memory = Memory(job.model.dtype)
                 self._buffer = {"buffer": self._memory.place(fixed.buffer_size(job.model))}
             return self._buffer
+        if self._split is not None:
+            return self._split.fixed
         n_rows = min(batch_size, piece_rows(job.model))
         if self._workspace is None or self._workspace.n_rows != n_rows:
             self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
@@ -155,16 +166,45 @@ class Compiled:
         rows = whole["whole"] or batch_size
         n_last = whole["whole"] or stop - start - (n - 1) * batch_size
         scalars = self._scalars(n, rows, n_last, state, progress)
-        run = pack(self._loop.parameters, whole | {
-            "start": start, "stop": stop, "batch_size": batch_size,
-            "scalars": position(scalars), "scalars_step": scalars.shape[1] * (len(scalars) > 1),
-            "steps": progress.steps, "batch": progress.batch,
-        })  # fmt: skip
-        self._loop.entry(run.ctypes.data // run.itemsize)
+        step = scalars.shape[1] * (len(scalars) > 1)
+        if self._split is not None and not whole["whole"]:
+            self._split_batches(whole, start, stop, batch_size, position(scalars), step, progress)
+        else:
+            self._enter(whole | {
+                "start": start, "stop": stop, "batch_size": batch_size,
+                "scalars": position(scalars), "scalars_step": step,
+                "steps": progress.steps, "batch": progress.batch,
+            })  # fmt: skip
         if whole["last"]:
             state.updates += n
             progress.batch += n
             progress.steps += n
+
+    def _enter(self, arguments: dict[str, int]) -> None:
+        """Run the compiled loop."""
+        run = pack(self._loop.parameters, arguments)
+        self._loop.entry(run.ctypes.data // run.itemsize)
+
+    def _split_batches(
+        self,
+        whole: dict[str, int],
+        start: int,
+        stop: int,
+        batch_size: int,
+        scalars: int,
+        scalars_step: int,
+        progress: Progress,
+    ) -> None:
+        """Do batches with several threads each."""
+        assert self._split is not None
+        for i, s in enumerate(range(start, stop, batch_size)):
+            end = min(s + batch_size, stop)
+            loss = self._split.batch(
+                whole, s, end, scalars + i * scalars_step, progress.steps + i, self._parameters
+            )
+            self._sums[0] += loss
+            if self._sums[1] < 0 and not math.isfinite(loss):
+                self._sums[1] = progress.batch + i
 
     def _large_batch(
         self,

@@ -5,8 +5,8 @@ order: the same bits for the same number of threads. BLAS has one thread meanwhi
 """
 
 import ctypes
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,7 +34,9 @@ LARGE_LAYER, LARGE_LAYER_ROWS = 1 << 20, 16
 def parts_of(job: Job, loop: str) -> int:
     """Return how many threads share a batch; 1 for a job that would not gain."""
     n = job.batch_size
-    if loop != "direct" or n is None or job.penalised or job.threads == 1 or not can_limit():
+    # Clipping waits for the norm of the whole gradient, a penalised job's loss for the penalty.
+    whole = job.penalised or job.optimizer.clip_norm is not None
+    if loop != "direct" or n is None or whole or job.threads == 1 or not can_limit():
         return 1
     if n * sum(m * k for m, k in job.model.layout.shapes) * 3 < SPLIT_PRODUCTS:
         return 1
@@ -55,14 +57,17 @@ def bounds(n: int, parts: int, step: int) -> list[int]:
     return [min(n, -(-n * i // (parts * step)) * step) for i in range(parts)] + [n]
 
 
-@dataclass
 class _Part:
-    """What one thread needs for its rows."""
+    """What one thread needs for its rows: memory, a gradient and a sum of losses."""
 
-    workspace: Workspace
-    gradient: Parameters
-    value: np.ndarray
-    tables: dict[str, np.ndarray]
+    def __init__(self, job: Job, program: Program, n_rows: int, gradient: Parameters) -> None:
+        self.workspace = Workspace(job.model, program, n_rows, job.dropout_seed)
+        self.gradient, self.value = gradient, np.zeros(1)
+        self._tables = parameter_tables(gradient, gradient)
+        self.arguments = self.workspace.fixed | {
+            "dW": position(self._tables["dW"]), "db": position(self._tables["db"]),
+            "value": position(self.value), "g": position(gradient.flat),
+        }  # fmt: skip
 
 
 class Split:
@@ -78,6 +83,8 @@ class Split:
         Addresses of `source.FORMULAS`.
     call : callable
         Runs the compiled loop, given its arguments by name.
+    state : State
+        Its gradient is the first part's.
     """
 
     def __init__(
@@ -87,10 +94,17 @@ class Split:
         parts: int,
         formulas: dict[str, int],
         call: Callable[[dict[str, int]], None],
+        state: State,
     ) -> None:
-        self.job, self.n_parts, self._call = job, parts, call
-        self._parts: list[_Part] = []
-        self._program, self._n_rows = program, 0
+        self.job, self.state, self._call = job, state, call
+        model, make = job.model, job.backend.zeros
+        most = max(np.diff(bounds(job.batch_size or 1, parts, ROWS_STEP)))
+        gradients = [state.gradient]
+        while len(gradients) < parts:
+            gradients.append(Parameters(model, make(model.layout.size, model.dtype)))
+        n_rows = min(int(most), piece_rows(model))
+        self._parts = [_Part(job, program, n_rows, gradient) for gradient in gradients]
+        self.fixed = self._parts[0].workspace.fixed
         self._formulas = {
             name: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(FORMULAS[name]))(formulas[name])
             for name in ("penalize", "decay", "step")
@@ -104,7 +118,6 @@ class Split:
         scalars: int,
         steps: int,
         parameters: Parameters,
-        state: State,
     ) -> float:
         """Do one update with the rows start..stop; returns the sum of their losses.
 
@@ -118,85 +131,45 @@ class Split:
         steps : int
             Updates that the network has had.
         parameters : Parameters
-        state : State
         """
-        n = stop - start
-        rows = bounds(n, self.n_parts, ROWS_STEP)
-        parts = self._prepared(max(b - a for a, b in zip(rows, rows[1:], strict=False)), state)
-        shared = whole | {"whole": n, "last": 0, "plain": 0, "scalars": scalars, "scalars_step": 0,
-                          "steps": steps, "batch": 0}  # fmt: skip
+        n_parts = len(self._parts)
+        rows = bounds(stop - start, n_parts, ROWS_STEP)
+        ranges = bounds(parameters.model.layout.size, n_parts, PARAMETERS_STEP)
+        shared = whole | {"whole": stop - start, "last": 0, "plain": 0, "batch": 0,
+                          "scalars": scalars, "scalars_step": 0, "steps": steps}  # fmt: skip
 
         def gradient(i: int) -> None:
-            part, first, last = parts[i], rows[i], rows[i + 1]
+            first, last, part = rows[i], rows[i + 1], self._parts[i]
             part.value[0] = 0.0
             if i:  # the loop adds to what is there, but for a batch's first rows
                 part.gradient.flat.fill(0.0)
             if last > first:
-                tables = {name: position(table) for name, table in part.tables.items()}
-                self._call(shared | part.workspace.fixed | tables | {
-                    "value": position(part.value), "start": start + first, "stop": start + last,
-                    "batch_size": last - first, "first": first, "g": position(part.gradient.flat),
+                self._call(shared | part.arguments | {
+                    "start": start + first, "stop": start + last, "batch_size": last - first,
+                    "first": first,
                 })  # fmt: skip
-
-        ranges = bounds(parameters.model.layout.size, self.n_parts, PARAMETERS_STEP)
 
         def update(i: int) -> None:
             here = slice(ranges[i], ranges[i + 1])
-            total = parts[0].gradient.flat[here]
-            for part in parts[1:]:
+            total = self._parts[0].gradient.flat[here]
+            for part in self._parts[1:]:
                 np.add(total, part.gradient.flat[here], out=total)
-            if self.job.optimizer.clip_norm is None:
-                self._update(ranges[i], ranges[i + 1], scalars, parameters, state)
+            self._update(here, scalars, parameters)
 
-        run_all([lambda i=i: gradient(i) for i in range(self.n_parts)])
-        run_all([lambda i=i: update(i) for i in range(self.n_parts)])
-        limit = self.job.optimizer.clip_norm
-        if limit is not None:  # by the norm of the whole gradient
-            g = state.gradient.flat
-            if state.trainable is not None:
-                np.multiply(g, state.trainable, out=g)
-            self.job.backend.clip_norm(g, limit, state.cell)
-            self._update(0, g.size, scalars, parameters, state, masked=True)
-        return float(sum(part.value[0] for part in parts))
+        for work in (gradient, update):
+            run_all([functools.partial(work, i) for i in range(n_parts)])
+        return float(sum(part.value[0] for part in self._parts))
 
-    def _prepared(self, n_rows: int, state: State) -> list[_Part]:
-        """Return each thread's memory; the first one's gradient is the state's."""
-        if not self._parts or self._n_rows < n_rows:
-            self._n_rows = n_rows
-            model, chunk = self.job.model, min(n_rows, piece_rows(self.job.model))
-            self._parts = []
-            for i in range(self.n_parts):
-                g = state.gradient
-                if i:
-                    g = Parameters(model, self.job.backend.zeros(model.layout.size, model.dtype))
-                workspace = Workspace(model, self._program, chunk, self.job.dropout_seed)
-                self._parts.append(_Part(workspace, g, np.zeros(1), {}))
-        for part in self._parts:
-            if not part.tables:
-                part.tables = parameter_tables(part.gradient, part.gradient)
-                part.tables = {name: part.tables[name] for name in ("dW", "db")}
-        return self._parts
-
-    def _update(
-        self,
-        start: int,
-        stop: int,
-        scalars: int,
-        parameters: Parameters,
-        state: State,
-        *,
-        masked: bool = False,
-    ) -> None:
+    def _update(self, here: slice, scalars: int, parameters: Parameters) -> None:
         """Let the optimiser move a range of the flat parameters, as the loop's `update` does."""
-        n_weights = max(0, min(stop, parameters.model.layout.n_weights) - start)
-        w, g = position(parameters.flat) + start, position(state.gradient.flat) + start
-        trainable = 0 if state.trainable is None else position(state.trainable) + start
+        state, C, start = self.state, self.fixed["C"], here.start
+        n_weights = max(0, min(here.stop, parameters.model.layout.n_weights) - start)
+        g = state.gradient.flat[here]
+        w, trainable = position(parameters.flat[here]), 0
         slots = np.array([position(slot) + start for slot in state.slots], np.int64)
-        C = self._parts[0].workspace.fixed["C"]
-        if not masked:
-            self._formulas["penalize"](w, g, scalars, n_weights, C)
-            if state.trainable is not None:
-                part = state.gradient.flat[start:stop]
-                np.multiply(part, state.trainable[start:stop], out=part)
+        self._formulas["penalize"](w, position(g), scalars, n_weights, C)
+        if state.trainable is not None:
+            np.multiply(g, state.trainable[here], out=g)
+            trainable = position(state.trainable[here])
         self._formulas["decay"](w, trainable, scalars, n_weights, C)
-        self._formulas["step"](w, g, position(slots), scalars, stop - start, C)
+        self._formulas["step"](w, position(g), position(slots), scalars, g.size, C)
