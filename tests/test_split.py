@@ -147,9 +147,11 @@ def test_grid_search_equals_the_single_run(backend):
 
 
 def test_a_nan_is_reported():
-    net = gb.Network([20, 30, 3], output="softmax", loss="cross_entropy", backend="numpy", rng=0)
+    net = gb.Network(
+        [20, 30, 3], hidden="relu", output="softmax", loss="cross_entropy", backend="numpy", rng=0
+    )
     data = X.astype(np.float32)
-    data[600] = 1e38  # in batch 4: its z is inf - inf
+    data[600] = 1e38  # in batch 4, in the second thread's rows: its z is infinite
     net.weights[0][...] = np.where(np.arange(20) % 2, -1e3, 1e3)
     with pytest.raises(gb.DivergenceError) as caught:
         net.fit(data, LABELS, batch_size=128, epochs=2, optimizer=gb.SGD(0.1), shuffle=False,
