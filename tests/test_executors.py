@@ -243,7 +243,7 @@ def train_counting(net, n, batch_size, *, per_slice=2, targets=LABELS, **options
 def test_an_epoch_never_waits_and_never_allocates(batch_size, options, counting):
     changed, slices = train_counting(make(counting), 12 * batch_size, batch_size, **options)
     assert slices == 5
-    assert changed["launches"] > 50
+    assert changed["launches"] > 40
     for name in (
         "synchronizations",
         "blocking_copies",
@@ -293,21 +293,19 @@ def test_launches_of_an_update(output, options, more, n_layers, counting):
 
     Each layer takes a product and a pass forward, a product for its gradient, and a product and a
     pass back to the one below it; the output layer's passes are one, there is nothing below layer
-    0, and the step is one: 5 L - 1. A gradient that is clipped is measured first. Besides, the two
-    batches of each block here are gathered: X, then the targets (class numbers: two), the weights.
+    0, and the step is one: 5 L - 1. A gradient that is clipped is measured first. Besides, the rows
+    of each block, of two batches here, are gathered.
     """
     options = dict(options)
     sizes, dropout = [8, *[16] * (n_layers - 1), 3], options.pop("dropout", 0.0)
     net = gb.Network(sizes, "sigmoid", output, dropout=dropout, backend=counting, rng=0)
     targets = LABELS if output == "softmax" else np.eye(3)[LABELS]
-    gathers = 3 if output == "softmax" else 2
     if options.pop("weighted", False):
         options["sample_weight"] = np.linspace(1, 2, 12 * 32)
-        gathers += 1
     changed, slices = train_counting(net, 12 * 32, 32, targets=targets, **options)
-    of_updates = changed["launches"] + changed["blas_calls"] - gathers * slices
+    of_updates = changed["launches"] + changed["blas_calls"] - slices
     assert of_updates / (2 * slices) == 5 * n_layers - 1 + more
-    assert (of_updates + gathers * slices) / (2 * slices) <= 5 * n_layers + 2
+    assert of_updates / (2 * slices) + 1 <= 5 * n_layers + 2  # also if each batch is a block
 
 
 # ---- the same on every backend -------------------------------------------------------------------

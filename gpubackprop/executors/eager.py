@@ -7,6 +7,7 @@ from gpubackprop.backprop import Dropping, State
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
+from gpubackprop.executors.resident import Resident
 from gpubackprop.gather import Gather
 from gpubackprop.types import Array
 
@@ -22,6 +23,7 @@ class Eager:
         self._workspace: Workspace | None = None
         self._second: Parameters | None = None
         self._gather = Gather(job.model, job.backend)
+        self._resident = Resident(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
         self.fused = job.backend.step(
             job.model,
@@ -63,7 +65,7 @@ class Eager:
             if self.fused is not None:
                 self.begin(source, i, rows, batch_size, state, progress)
             if batch_size <= backprop.SLICE:
-                X, Y, w = self._gather.rows(source, order, i, i + rows)
+                X, Y, w = self._rows(source, order, i, rows)
             for k in range(0, rows, batch_size):
                 n = min(batch_size, rows - k)
                 dropping = self._dropping(progress)
@@ -92,6 +94,19 @@ class Eager:
             return None
         whole = job.batch_size is not None and job.batch_size <= backprop.SLICE
         return progress.learning_rate(progress.batch) if whole else None
+
+    def _rows(
+        self, source: Source, order: Array | None, start: int, n: int
+    ) -> tuple[Array, Array, Array | None]:
+        """Return n rows of X, Y and the weights: gathered in one launch, if they are on a GPU."""
+        if self.fused is None or order is None or not self.job.backend.owns(order):
+            return self._gather.rows(source, order, start, start + n)
+        data = self._resident.of(source)
+        if data is None:
+            return self._gather.rows(source, order, start, start + n)
+        rows = self._resident.buffers(n, source.weighted)
+        self.fused.gather(data, order, rows)
+        return rows
 
     def _finish(
         self, n: int, parameters: Parameters, state: State, progress: Progress, tally: Tally

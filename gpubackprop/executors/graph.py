@@ -11,6 +11,7 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally
 from gpubackprop.executors.eager import Eager
+from gpubackprop.executors.resident import Resident
 from gpubackprop.model import Model
 from gpubackprop.types import Array
 
@@ -42,9 +43,8 @@ class Graph:
         fused = self._eager.fused
         assert fused is not None
         self._step.scalars = fused.scalars  # one place in the run for both
-        self._buffers: tuple[Array, Array, Array | None] | None = None
         self._graphs: dict[Any, _Captured] = {}
-        self._data = _Data()
+        self._resident = Resident(job.model, job.backend)
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -99,8 +99,9 @@ class Graph:
     ) -> None:
         """Do k updates by one launch."""
         self._eager.begin(source, start, k * batch_size, batch_size, state, progress)
-        data = self._data.of(source)
-        rows = self._rows(k * batch_size, source.weighted)
+        there = order is None or self.job.backend.owns(order)
+        data = self._resident.of(source) if there else None
+        rows = self._resident.buffers(k * batch_size, source.weighted)
         if data is None:
             part = slice(start, start + len(rows[0]))
             source.take(part if order is None else order[part], *rows)
@@ -113,16 +114,6 @@ class Graph:
         state.updates += k
         progress.batch += k
         progress.steps += k
-
-    def _rows(self, n: int, weighted: bool) -> tuple[Array, Array, Array | None]:
-        """Return buffers for n rows of X, Y and the weights."""
-        if self._buffers is None or len(self._buffers[0]) < n:
-            empty, sizes, dtype = self.job.backend.empty, self.job.model.sizes, self.job.model.dtype
-            X, Y = empty((n, sizes[0]), dtype), empty((n, sizes[-1]), dtype)
-            self._buffers = X, Y, empty((n,), dtype) if weighted else None
-            self._graphs.clear()
-        X, Y, w = self._buffers
-        return X[:n], Y[:n], None if w is None else w[:n]
 
     def _capture(self, k: int, batch_size: int, held: "_Held") -> "_Captured":
         """Record k updates. Nothing is run, waited for or allocated meanwhile."""
@@ -138,7 +129,7 @@ class Graph:
                 self._enqueue(k, batch_size, held, ws)
             finally:
                 graph = stream.end_capture()
-        return _Captured(graph, (held, ws, step))
+        return _Captured(graph, (held, ws, step, step.scratch))
 
     def _enqueue(self, k: int, batch_size: int, held: "_Held", ws: Any) -> None:
         """Launch the kernels of k updates."""
@@ -176,7 +167,8 @@ class _Held:
     def key(self) -> tuple[int, ...]:
         """Return the addresses that may change from call to call."""
         state = self.state
-        arrays = [*(self.data or ()), self.order, self.parameters.flat, state.gradient.flat]
+        arrays = [*(self.data or ()), *self.rows, self.order]
+        arrays += [self.parameters.flat, state.gradient.flat]
         arrays += [*state.slots, state.trainable, self.tally.total]
         return tuple(0 if array is None else array.data.ptr for array in arrays)
 
@@ -186,19 +178,6 @@ class _Captured:
 
     def __init__(self, graph: Any, held: Any) -> None:
         self.graph, self.held = graph, held
-
-
-class _Data:
-    """A source's arrays, if kernels can gather from them; remembered for one source."""
-
-    def __init__(self) -> None:
-        self._source: Source | None = None
-        self._found: tuple[Array, Array, Array | None] | None = None
-
-    def of(self, source: Source) -> tuple[Array, Array, Array | None] | None:
-        if source is not self._source:
-            self._source, self._found = source, source.on_device()
-        return self._found
 
 
 def steps_of_graph(model: Model, batch_size: int) -> int:

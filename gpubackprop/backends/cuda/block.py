@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpubackprop.backends.cuda import functions, modules
-from gpubackprop.backends.cuda.step import Scalars
+from gpubackprop.backends.cuda.scalars import Scalars
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array

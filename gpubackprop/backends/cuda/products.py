@@ -36,7 +36,7 @@ class OwnProducts(Step):
 
     def _multiply(self, name: str, M: int, N: int, K: int, *arguments: Any) -> None:
         """Launch a product with M x N results, each a sum of K."""
-        scratch = self._scratch
+        scratch = self.scratch
         assert scratch is not None
         grid = -(-N // _TILE), -(-M // _TILE), splits(M, N, K, self.backend.multiprocessors)
         self._products[name](grid, (256,), (*arguments, scratch.partials, scratch.tickets))
