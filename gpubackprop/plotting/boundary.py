@@ -52,23 +52,8 @@ def decision_boundary(
     if X.ndim != 2 or X.shape[1] != 2:
         raise ValueError(f"X must have two features, shape (n, 2), got shape {X.shape}")
     kinds = np.asarray(model.classes_ if hasattr(model, "classes_") else range(max(2, y.max() + 1)))
-    low, high = X.min(axis=0), X.max(axis=0)
-    low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
-    axis0, axis1 = np.linspace(low[0], high[0], _GRID), np.linspace(low[1], high[1], _GRID)
-    points = np.stack(np.meshgrid(axis0, axis1), axis=-1)
-    shares = _shares(model, points.reshape(-1, 2)).reshape(_GRID, _GRID, -1)
-    best = shares.argmax(axis=-1)
-
     ax = axes_of(ax, 6.2, 4.6)
-    ax.imshow(
-        _shade(shares.max(axis=-1), best, shares.shape[-1]), origin="lower", aspect="auto",
-        extent=(low[0], high[0], low[1], high[1]), interpolation="bilinear", zorder=0,
-    )  # fmt: skip
-    for k in range(shares.shape[-1]):
-        others = np.delete(shares, k, axis=-1).max(axis=-1)
-        lead = shares[..., k] - others
-        if lead.min() < 0 < lead.max():
-            ax.contour(axis0, axis1, lead, levels=[0.0], colors="black", linewidths=1.2, zorder=1)
+    _regions(ax, model, X)
     for k, kind in enumerate(kinds):
         mine = X[y == kind]
         name = str(kind) if classes is None else str(classes[k])
@@ -84,6 +69,25 @@ def decision_boundary(
         borderaxespad=0.2, handletextpad=0.2,
     )  # fmt: skip
     return ax
+
+
+def _regions(ax: Any, model: Any, X: np.ndarray) -> None:
+    """Shade where each class is the likeliest, and draw the lines between them."""
+    low, high = X.min(axis=0), X.max(axis=0)
+    low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
+    axis0, axis1 = np.linspace(low[0], high[0], _GRID), np.linspace(low[1], high[1], _GRID)
+    points = np.stack(np.meshgrid(axis0, axis1), axis=-1)
+    shares = _shares(model, points.reshape(-1, 2)).reshape(_GRID, _GRID, -1)
+    best = shares.argmax(axis=-1)
+    ax.imshow(
+        _shade(shares.max(axis=-1), best, shares.shape[-1]), origin="lower", aspect="auto",
+        extent=(low[0], high[0], low[1], high[1]), interpolation="bilinear", zorder=0,
+    )  # fmt: skip
+    for k in range(shares.shape[-1]):
+        others = np.delete(shares, k, axis=-1).max(axis=-1)
+        lead = shares[..., k] - others
+        if lead.min() < 0 < lead.max():
+            ax.contour(axis0, axis1, lead, levels=[0.0], colors="black", linewidths=1.2, zorder=1)
 
 
 def _shares(model: Any, points: np.ndarray) -> np.ndarray:

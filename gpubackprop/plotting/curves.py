@@ -58,27 +58,30 @@ def loss_curves(
     ax = axes_of(ax)
     heights = []
     for i, (label, (x, loss)) in enumerate(lines.items()):
-        # A single point has no line.
-        style: dict[str, Any] = {
-            "color": COLORS[i % len(COLORS)],
-            "linestyle": LINES[i // len(COLORS) % len(LINES)],
-            "linewidth": 1.6,
-            "marker": "o" if len(x) == 1 else None,
-        }
-        style |= dict((styles or {}).get(label, {}))
+        style = _style(i, len(x)) | dict((styles or {}).get(label, {}))
         ax.plot(x, loss, label=label or "training", **style)
         heights += loss
         if validation and x:
             heights += _validation(ax, named[label], label, x, style)
     ax.set_xlabel(_AXES[against][1])
-    other = len(ax.get_lines()) > len(lines)
-    ax.set_ylabel("mean loss" if other else "mean loss of the training rows")
+    alone = len(heights) == sum(len(loss) for _, loss in lines.values())
+    ax.set_ylabel("mean loss of the training rows" if alone else "mean loss")
     _scale(ax, "x", [value for x, _ in lines.values() for value in x])
     _scale(ax, "y", heights)
     tidy(ax)
     if len(ax.get_lines()) > 1:
         ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def _style(i: int, n: int) -> dict[str, Any]:
+    """Return the look of the i-th training, of n points; a single point has no line."""
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "linestyle": LINES[i // len(COLORS) % len(LINES)],
+        "linewidth": 1.6,
+        "marker": "o" if n == 1 else None,
+    }
 
 
 def _lists(run: Any) -> Mapping[str, Any]:

@@ -69,10 +69,8 @@ def draw_network(
     for l, W in enumerate(weights):
         _lines(ax, W, layers[l], layers[l + 1], places[l], places[l + 1])
     for l, (column, spots) in enumerate(zip(layers, places, strict=True)):
-        _units(ax, column, spots)
         title = "inputs" if l == 0 else "output" if l == len(weights) else f"layer {l - 1}"
-        n = len(column.units) + column.folded
-        ax.text(l * _STEP, 0.75, f"{title}\n{n}", ha="center", va="bottom", fontsize="small")
+        _units(ax, column, spots, title)
     for l, _, names, _ in ends:
         if names is not None:
             _names(ax, layers[l], places[l], names, right=l > 0)
@@ -113,9 +111,11 @@ def _lines(
             )  # fmt: skip
 
 
-def _units(ax: Any, column: Column, spots: list[Any]) -> None:
+def _units(ax: Any, column: Column, spots: list[Any], title: str) -> None:
     from matplotlib.patches import Circle
 
+    head = f"{title}\n{len(column.units) + column.folded}"
+    ax.text(spots[0][0], 0.75, head, ha="center", va="bottom", fontsize="small")
     for unit, spot in zip(column.units, spots, strict=False):
         ax.add_patch(
             Circle(spot, _RADIUS, facecolor="white", edgecolor="0.25", linewidth=1.2, zorder=3)
