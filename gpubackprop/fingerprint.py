@@ -80,11 +80,15 @@ def of_array(array: np.ndarray | None) -> str | None:
 def of_settings(value: Any) -> str:
     """Return a text of an optimiser, a schedule or a rule: the same in every process.
 
-    A function counts by its name alone.
+    A function counts by its name alone. What is as it is by default is left out, so that a later
+    version may have settings that this one has not.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        inside = ", ".join(f"{name}={of_settings(getattr(value, name))}" for name in names)
+        inside = ", ".join(
+            f"{field.name}={of_settings(getattr(value, field.name))}"
+            for field in dataclasses.fields(value)
+            if field.name == "learning_rate" or getattr(value, field.name) != field.default
+        )
         return f"{type(value).__name__}({inside})"
     if callable(value):
         return str(getattr(value, "__qualname__", type(value).__name__))

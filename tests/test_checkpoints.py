@@ -146,12 +146,27 @@ def test_on_every_backend(job, backend, tmp_path):
 @pytest.mark.parametrize("executor", set(EXECUTORS) - {"eager"})
 @pytest.mark.parametrize("job", JOBS)
 def test_with_every_other_executor(job, executor, tmp_path):
-    """On the host; test_a_killed_run_ends_in_the_same_bits has the device's."""
+    """On the host."""
     if executor in HOST:
         all_ends_alike(job, "numpy", tmp_path, 6, executor=executor)
     else:
         with pytest.raises(ValueError, match=f"executor '{executor}' cannot do this job"):
             fit(make(**JOBS[job][1]), job, executor=executor)
+
+
+@pytest.mark.parametrize("executor", set(EXECUTORS) - HOST)
+def test_with_every_executor_of_the_device(executor, cupy_backend, tmp_path):
+    """At the first of these jobs that it can do, from a few checkpoints."""
+    refusals = []
+    for job in ("momentum, dropout, weights", "in order", "SGD"):
+        try:
+            fit(make(cupy_backend, **JOBS[job][1]), job, executor=executor)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            all_ends_alike(job, cupy_backend, tmp_path, 15, executor=executor)
+            return
+    pytest.fail(f"it can do none of the jobs: {refusals}")
 
 
 def test_data_that_do_not_fit_the_device(cupy_backend, tmp_path, monkeypatch):
@@ -209,6 +224,7 @@ def test_a_generator_that_callbacks_draw_from(tmp_path):
 # ---- killed processes ----------------------------------------------------------------------------
 
 ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "tests" / "data").glob("checkpoint-*.ckpt"))
 #: Lines after which each process is killed, the last one excepted.
 KILLS = 3
 
@@ -584,6 +600,19 @@ def test_it_opens_as_a_network(tmp_path):
     # And goes on from there.
     read.fit(X, LABELS, epochs=2, resume=path)
     assert state(read) == state(net)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_checkpoints_of_earlier_versions_are_resumed(path, monkeypatch):
+    """To rounding: another machine made them."""
+    monkeypatch.syspath_prepend(path.parent)
+    import make_files
+
+    net = make_files.resumable(8)
+    history = make_files.train(net, resume=path)
+    assert history.epoch == [0, 1, 2]
+    wanted = np.load(path.with_suffix(".weights.npy"))
+    np.testing.assert_allclose(net.weights[1], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_networks_file_is_no_checkpoint(tmp_path):

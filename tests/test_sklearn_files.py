@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,21 @@ def test_damaged_files_are_refused(changes, tmp_path):
         ValueError, match=r"model.safetensors holds another estimator, or is damaged"
     ):
         MLPClassifier.load(path)
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("estimator-*.safetensors")), ids=lambda p: p.stem)
+def test_files_of_earlier_versions_are_read(path, monkeypatch):
+    monkeypatch.syspath_prepend(DATA)
+    import make_files
+
+    read, made = MLPClassifier.load(path), make_files.estimator()
+    assert read.get_params() == made.get_params()
+    assert_array_equal(read.classes_, made.classes_)
+    wanted = np.load(path.with_suffix(".outputs.npy"))
+    np.testing.assert_allclose(read.predict_proba(make_files.X), wanted, rtol=1e-12)
 
 
 # ---- ONNX ----------------------------------------------------------------------------------------
