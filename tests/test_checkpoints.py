@@ -35,6 +35,14 @@ def short_slices(monkeypatch):
     monkeypatch.setattr(pace, "_SLICE_SECONDS", 0.0)
 
 
+@pytest.fixture
+def control_c():
+    """Ctrl-C means what it does at a terminal: in the background a shell switches it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def make(backend="numpy", *, rng=11, sizes=(N_IN, 5, 3), **options):
     return gb.Network(sizes, **{"hidden": "tanh", **options}, backend=backend, rng=rng)
 
@@ -232,7 +240,8 @@ KILLS = 3
 def start(path, *run):
     code = [sys.executable, str(ROOT / "tests" / "killed_run.py"), *run, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    return subprocess.Popen(code, env=environment, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(code, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.slow
@@ -246,10 +255,12 @@ def test_a_killed_run_ends_in_the_same_bits(run, tmp_path):
         with start(path, *run) as process:
             lines += itertools.islice(process.stdout, draw.randint(1, 5))
             process.kill()
-        assert process.returncode == -signal.SIGKILL
+            error = process.stderr.read()
+        assert process.returncode == -signal.SIGKILL, error
     with start(path, *run) as process:
-        *more, digest = process.stdout.read().split("\n")[:-1]
-    assert process.returncode == 0
+        printed, error = process.communicate()
+    assert process.returncode == 0, error
+    *more, digest = printed.splitlines()
     assert len(more) > 0
     assert digest == expected
     assert os.listdir(tmp_path) == ["run.ckpt"]
@@ -301,6 +312,7 @@ def interrupt(run):
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("control_c")
 def test_control_c_loses_nothing(tmp_path):
     """Though the last checkpoint is long ago, the one at Ctrl-C has the slice under way."""
     alone, cut, resumed = make(), make(), make(rng=1)
@@ -317,6 +329,7 @@ def test_control_c_loses_nothing(tmp_path):
     assert state(resumed) == state(alone)
 
 
+@pytest.mark.usefixtures("control_c")
 def test_control_c_at_an_epochs_end(tmp_path):
     class AtEnd:
         def on_epoch_end(self, run):
@@ -331,6 +344,7 @@ def test_control_c_at_an_epochs_end(tmp_path):
     assert state(resumed) == state(alone)
 
 
+@pytest.mark.usefixtures("control_c")
 def test_a_second_control_c_comes_through_at_once(tmp_path):
     after = []
 
