@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from gpubackprop import backends
-from gpubackprop.compare import MODES, Entry, check_training, possible, usable_backends
+from gpubackprop.compare import (
+    MODES,
+    Entry,
+    check_names,
+    check_training,
+    possible,
+    usable_backends,
+)
 from gpubackprop.executors import EXECUTORS
 from gpubackprop.machine import machine
 from gpubackprop.measure import Competitor, emulated, interleaved
@@ -51,11 +58,8 @@ class Settings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, known in (("modes", list(MODES)), ("executors", list(EXECUTORS))):
-            chosen = getattr(self, name)
-            if chosen is not None and (not chosen or set(chosen) - set(known)):
-                given = ", ".join(chosen) or "none"
-                raise ValueError(f"{name} must be some of {', '.join(known)}, got {given}")
+        check_names("modes", self.modes, list(MODES))
+        check_names("executors", self.executors, list(EXECUTORS))
         if self.rounds < 1:
             raise ValueError(f"rounds must be an integer >= 1, got {self.rounds}")
         if not 0 < self.seconds < math.inf:

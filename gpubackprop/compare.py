@@ -102,9 +102,7 @@ class Settings:
         if self.loss is not None and not 0 < self.loss < math.inf:
             raise ValueError(f"loss must be a number > 0, got {self.loss}")
         for name, known in (("modes", list(MODES)), ("executors", list(EXECUTORS))):
-            chosen = getattr(self, name)
-            if chosen is not None and (not chosen or set(chosen) - set(known)):
-                raise ValueError(f"{name} must be some of {', '.join(known)}, got {_list(chosen)}")
+            check_names(name, getattr(self, name), known)
         if self.backends is not None and not self.backends:
             raise ValueError(f"backend must be some of {', '.join(backends.NAMES)}, got none")
 
@@ -502,8 +500,17 @@ def _result(
     )
 
 
-def _list(names: Any) -> str:
-    return ", ".join(map(repr, names)) or "none"
+def check_names(argument: str, chosen: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Refuse names that are not known, and none at all; None is all.
+
+    Raises
+    ------
+    ValueError
+        That names the argument, the names and what they may be.
+    """
+    if chosen is not None and (not chosen or set(chosen) - set(known)):
+        given = ", ".join(map(repr, chosen)) or "none"
+        raise ValueError(f"{argument} must be some of {', '.join(known)}, got {given}")
 
 
 __all__ = [
@@ -513,6 +520,7 @@ __all__ = [
     "Mode",
     "Result",
     "Settings",
+    "check_names",
     "check_training",
     "compare",
     "possible",

@@ -59,7 +59,7 @@ def test_an_emulated_gpu_gets_no_times():
         (["--network", "some"], "network must be units of each layer"),
         (["--network", "3"], "sizes must name inputs and outputs"),
         (["--modes", "fast"], "modes must be some of batch"),
-        (["--executor", "magic"], f"executors must be some of {', '.join(EXECUTORS)}, got magic"),
+        (["--executor", "magic"], f"executors must be some of {', '.join(EXECUTORS)}, got 'magic'"),
         (["--backend", "abacus"], "backend must be one of"),
         (["--rounds", "0"], "rounds must be an integer >= 1"),
         (["--seconds", "0"], "seconds must be a number > 0"),

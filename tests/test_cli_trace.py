@@ -51,6 +51,14 @@ def test_a_row_of_a_table(run, model):
     np.testing.assert_allclose(found["a"][-1], asked.of(X[6:7]).outputs, rtol=1e-6)
 
 
+def test_a_csv_file_of_its_own_kind(run, model):
+    people(60).to_csv("other.csv", index=False, sep=";", na_rep="?")
+    arguments = "trace", "people.safetensors"
+    expected = run(*arguments, "people.csv", "--row", 9)[1]
+    assert run(*arguments, "other.csv", "--row", 9, "--missing", "?")[1] == expected
+    assert "'height' of other.csv must hold numbers, got '?'" in run(*arguments, "other.csv")[2]
+
+
 def test_files(run, model):
     pytest.importorskip("jinja2")
     for name, start in (("t.txt", "  a[0] = X"), ("t.json", "{"), ("t.html", "<!")):

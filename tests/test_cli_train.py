@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import require
 from test_tables import people
 
 from gpubackprop import load
@@ -365,7 +366,7 @@ def test_booleans_come_back_as_booleans(run, csv):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.safetensors", "people.csv"], "none.safetensors"),
+        (["none.safetensors", "people.csv"], "MODEL must be a file that exists"),
         (["people.csv", "people.csv"], "people.csv"),
         (["model.safetensors", "none.csv"], "DATA must be a file that exists"),
         (["model.safetensors", "people.csv", "--to", "p.xlsx"], "to must end in one of .csv"),
@@ -399,6 +400,19 @@ def test_probabilities_of_a_quantity(run, csv):
     code, _, err = run("predict", "people.safetensors", csv, "-p")
     assert code == 2
     assert "probabilities need classes" in err
+
+
+def test_what_cupy_trains_numpy_uses(run, csv):
+    require("cupy")
+    arguments = "-t", "kind", *QUICK, "--batch-size", 16, "--validation", 0
+    code, out, err = run("train", csv, *arguments, "--backend", "cupy")
+    assert (code, err) == (0, "")
+    assert "(cupy, " in out
+    there = run("predict", "people.safetensors", csv, "-p", "--backend", "cupy", "--to", "a.csv")
+    assert there == (0, "", "")
+    assert run("predict", "people.safetensors", csv, "-p", "--to", "b.csv") == (0, "", "")
+    one, other = pd.read_csv("a.csv"), pd.read_csv("b.csv")
+    np.testing.assert_allclose(one.probability_tall, other.probability_tall, rtol=1e-4)
 
 
 # ---- help ----------------------------------------------------------------------------------------

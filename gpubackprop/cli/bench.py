@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 from gpubackprop.bench import NETWORKS, Bench, Settings, bench
-from gpubackprop.cli import progress
+from gpubackprop.cli import progress, shared
 from gpubackprop.cli.options import integers, names
 from gpubackprop.cli.output import columns, machine_line, show, three_digits
 from gpubackprop.compare import MODES
-from gpubackprop.executors import EXECUTORS
 
 EXAMPLES = (
     "bench",
@@ -32,16 +31,9 @@ def command() -> Callable[..., None]:
                 f"(default: {listed})"
             ),
         ] = None,
-        modes: Annotated[str, typer.Option(help="Any of " + ",".join(MODES) + ".")] = ",".join(
-            MODES
-        ),
-        backend: Annotated[
-            str | None, typer.Option(help="Such as numpy,cupy. (default: all that are usable)")
-        ] = None,
-        executor: Annotated[
-            str | None,
-            typer.Option(help=f"Any of {','.join(EXECUTORS)}. (default: all that can do it)"),
-        ] = None,
+        modes: Annotated[str, shared.timed_option("modes")] = ",".join(MODES),
+        backend: Annotated[str | None, shared.timed_option("backend")] = None,
+        executor: Annotated[str | None, shared.timed_option("executor")] = None,
         rounds: Annotated[int, typer.Option(help="Of which the median is taken.")] = 5,
         seconds: Annotated[float, typer.Option(help="What one timing aims at.")] = 0.1,
         dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",

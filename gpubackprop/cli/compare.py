@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gpubackprop import plotting
+from gpubackprop.cli import shared
 from gpubackprop.cli.files import writable, write
 from gpubackprop.cli.options import names
 from gpubackprop.cli.output import columns, machine_line, show, three_digits
 from gpubackprop.compare import MODES, Comparison, Entry, Settings, Watch, compare
 from gpubackprop.datasets import BUNDLED, load
-from gpubackprop.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,16 +50,9 @@ def command() -> Callable[..., None]:
             float | None, typer.Option(help="Train until the training loss is this low instead.")
         ] = None,
         hidden: Annotated[int, typer.Option(help="Units of the hidden layer.")] = 64,
-        modes: Annotated[str, typer.Option(help="Any of " + ",".join(MODES) + ".")] = ",".join(
-            MODES
-        ),
-        backend: Annotated[
-            str | None, typer.Option(help="Such as numpy,cupy. (default: all that are usable)")
-        ] = None,
-        executor: Annotated[
-            str | None,
-            typer.Option(help=f"Any of {','.join(EXECUTORS)}. (default: all that can do it)"),
-        ] = None,
+        modes: Annotated[str, shared.timed_option("modes")] = ",".join(MODES),
+        backend: Annotated[str | None, shared.timed_option("backend")] = None,
+        executor: Annotated[str | None, shared.timed_option("executor")] = None,
         rounds: Annotated[
             int, typer.Option(help="Train everything so often, in turns: on a busy machine.")
         ] = 1,

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from gpubackprop import tables
-from gpubackprop.cli import progress
+from gpubackprop.cli import progress, shared
 from gpubackprop.cli.files import replacing, writable
-from gpubackprop.network import load
 
 EXAMPLES = (
     "predict iris.safetensors new.csv",
@@ -28,10 +27,8 @@ def command() -> Callable[..., None]:
     import typer
 
     def predict(
-        model: Annotated[Path, typer.Argument(help="File that train wrote.", show_default=False)],
-        data: Annotated[
-            Path, typer.Argument(help="CSV, Parquet, .npz or .npy file.", show_default=False)
-        ],
+        model: Annotated[Path, shared.model_argument()],
+        data: Annotated[Path, shared.data_argument()],
         to: Annotated[
             str, typer.Option(help=f"File ending in {', '.join(ENDINGS)}; - is standard output.")
         ] = "-",
@@ -41,15 +38,9 @@ def command() -> Callable[..., None]:
         unknown: Annotated[
             str, typer.Option(help="A category that no training row had: error, or zero for none.")
         ] = "error",
-        missing: Annotated[
-            list[str] | None, typer.Option(help="What stands for a missing value in a CSV file.")
-        ] = None,
-        separator: Annotated[
-            str | None, typer.Option(help="Between a CSV file's columns. (default: found out)")
-        ] = None,
-        header: Annotated[
-            bool, typer.Option("--header/--no-header", help="Whether a CSV file names its columns.")
-        ] = True,
+        missing: Annotated[list[str] | None, shared.table_option("missing")] = None,
+        separator: Annotated[str | None, shared.table_option("separator")] = None,
+        header: Annotated[bool, shared.table_option("header")] = True,
         backend: Annotated[str, typer.Option(help="auto, numpy, cupy, cupy:1, ...")] = "auto",
         as_json: Annotated[
             bool, typer.Option("--json", help="Print one JSON object a row.")
@@ -64,7 +55,7 @@ def command() -> Callable[..., None]:
             raise ValueError(f"to must end in one of {', '.join(ENDINGS)}, or be -, got {to!r}")
         if to != "-" and as_json:
             raise ValueError("json is for standard output: leave out --json, or --to")
-        predictor = tables.Predictor(load(model, backend=backend))
+        predictor = shared.open_model(model, backend)
         if probabilities and predictor.labels is None:
             raise ValueError("probabilities need classes, and this model predicts a quantity")
         table = tables.open_table(

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from gpubackprop import tables
-from gpubackprop.cli import options
+from gpubackprop.cli import options, shared
 from gpubackprop.cli.files import writable, write
-from gpubackprop.network import Network, load
+from gpubackprop.network import Network
 from gpubackprop.trace import Trace
 
 EXAMPLES = (
@@ -34,13 +34,8 @@ def command() -> Callable[..., None]:
     import typer
 
     def trace(
-        model: Annotated[
-            Path | None, typer.Argument(help="File that train wrote.", show_default=False)
-        ] = None,
-        data: Annotated[
-            Path | None,
-            typer.Argument(help="CSV, Parquet, .npz or .npy file.", show_default=False),
-        ] = None,
+        model: Annotated[Path | None, shared.model_argument()] = None,
+        data: Annotated[Path | None, shared.data_argument()] = None,
         row: Annotated[int, typer.Option(help="Row of DATA, counted from 1.")] = 1,
         example: Annotated[
             str, typer.Option(help=f"Without MODEL: one of {', '.join(BUILT_IN)}.")
@@ -48,6 +43,9 @@ def command() -> Callable[..., None]:
         optimizer: Annotated[str, typer.Option(help="That makes the step.")] = "sgd",
         learning_rate: Annotated[float, typer.Option(help="Its step size.")] = 0.5,
         seed: Annotated[int, typer.Option(help="Of the first weights of an example.")] = 0,
+        missing: Annotated[list[str] | None, shared.table_option("missing")] = None,
+        separator: Annotated[str | None, shared.table_option("separator")] = None,
+        header: Annotated[bool, shared.table_option("header")] = True,
         to: Annotated[
             Path | None, typer.Option(help=f"File to write, ending in {', '.join(ENDINGS)}.")
         ] = None,
@@ -64,7 +62,11 @@ def command() -> Callable[..., None]:
         if to is not None:
             writable(to.parent, "to must be in a folder that can be written to")
         step = options.optimizer(optimizer, learning_rate, None, 1, {})
-        net, X, Y = _example(example, seed) if model is None else _row(model, data, row)
+        if model is None:
+            net, X, Y = _example(example, seed)
+        else:
+            how = {"separator": separator, "header": header, "missing_values": missing or []}
+            net, X, Y = _row(model, data, row, how)
         found = net.trace(X, Y, step)
         if to is None:
             print(json.dumps(to_dict(found), indent=1) if as_json else found)
@@ -88,14 +90,14 @@ def _example(name: str, seed: int) -> tuple[Network, Any, Any]:
     return Network(sizes, hidden=hidden, output=output, backend="numpy", rng=seed), X, Y
 
 
-def _row(model: Path, data: Path | None, row: int) -> tuple[Network, Any, Any]:
+def _row(model: Path, data: Path | None, row: int, how: dict[str, Any]) -> tuple[Network, Any, Any]:
     """Return a model with a row of a table."""
     if data is None:
         raise ValueError("DATA must be given with MODEL: the file whose row is to be traced")
     if row < 1:
         raise ValueError(f"row must be an integer >= 1, got {row}")
-    predictor = tables.Predictor(load(model))
-    table = tables.open_table(data)
+    predictor = shared.open_model(model)
+    table = tables.open_table(data, **how)
     name = predictor.target.name
     if name not in table.names:
         raise ValueError(f"DATA must have the target {name!r} for a training step: {data} lacks it")

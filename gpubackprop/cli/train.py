@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gpubackprop import tables
-from gpubackprop.cli import options
+from gpubackprop.cli import options, shared
 from gpubackprop.cli.files import writable
 from gpubackprop.cli.options import names
-from gpubackprop.cli.output import Interrupted, columns, count, show
-from gpubackprop.cli.progress import duration
-from gpubackprop.cli.training import Options, Trained, train
+from gpubackprop.cli.output import Interrupted
+from gpubackprop.cli.report import kept, show_trained
+from gpubackprop.cli.training import Options, train
 from gpubackprop.executors import EXECUTORS
 from gpubackprop.losses import LOSSES
 from gpubackprop.optimizers import OPTIMIZERS
@@ -39,9 +39,7 @@ def command() -> Callable[..., None]:
     end, rest = "When it ends", "Files and output"
 
     def train_(
-        data: Annotated[
-            Path, typer.Argument(help="CSV, Parquet, .npz or .npy file.", show_default=False)
-        ],
+        data: Annotated[Path, shared.data_argument()],
         target: Annotated[
             str | None,
             option(table, "Column to predict. (default: Y of an .npz file)", "--target", "-t"),
@@ -54,25 +52,9 @@ def command() -> Callable[..., None]:
         task: Annotated[
             str, option(table, "auto, classification or regression: auto looks at the target.")
         ] = "auto",
-        missing: Annotated[
-            list[str] | None,
-            option(
-                table,
-                "What stands for a missing value in a CSV file, such as ? (may be given "
-                "several times). Nothing, NA, NaN, null and the like always do.",
-            ),
-        ] = None,
-        separator: Annotated[
-            str | None, option(table, "Between a CSV file's columns. (default: found out)")
-        ] = None,
-        header: Annotated[
-            bool,
-            option(
-                table,
-                "Whether a CSV file's first line names its columns; else they are 0, 1, ...",
-                "--header/--no-header",
-            ),
-        ] = True,
+        missing: Annotated[list[str] | None, shared.table_option("missing", table)] = None,
+        separator: Annotated[str | None, shared.table_option("separator", table)] = None,
+        header: Annotated[bool, shared.table_option("header", table)] = True,
         most_categories: Annotated[
             int, option(table, "A column with more different texts is refused.")
         ] = 100,
@@ -244,9 +226,9 @@ def command() -> Callable[..., None]:
         if as_json:
             print(json.dumps(trained.to_dict(), indent=1))
         else:
-            _print(trained)
+            show_trained(trained)
         if trained.interrupted:
-            raise Interrupted(_kept(trained))
+            raise Interrupted(kept(trained))
 
     return train_
 
@@ -284,104 +266,3 @@ def _check(given: Options) -> None:
     if given.model.resolve() == given.data.resolve():
         raise ValueError(f"model must be another file than DATA, got {str(given.model)!r}")
     writable(given.model.parent, "model must be in a folder that can be written to")
-
-
-# ---- what is printed ----------------------------------------------------------------------------
-
-
-def _print(trained: Trained) -> None:
-    """Print what was trained on what, and how well it did."""
-    fitted, net, history = trained.fitted, trained.net, trained.history
-    target = fitted.preprocessing.target
-    assert target is not None
-    numbers = sum(isinstance(c, tables.Number) for c in fitted.preprocessing.columns)
-    others = len(fitted.preprocessing.columns) - numbers
-    rows = f"{fitted.n_training:,} training rows, {fitted.n_validation:,} held out"
-    if fitted.n_left_out:
-        rows += f", {fitted.n_left_out:,} left out, without a target"
-    table = columns()
-    table.add_row("data", f"{trained.options.data}: {rows}")
-    table.add_row(
-        "inputs",
-        f"{count(net.model.sizes[0], 'input')} from {count(numbers, 'column')} of numbers"
-        + (f" and {others} of categories" if others else ""),
-    )
-    table.add_row("target", _target(target.name, fitted))
-    activations = ", ".join(dict.fromkeys(a.name for a in net.model.activations))
-    sizes = "-".join(map(str, net.model.sizes))
-    table.add_row(
-        "network",
-        f"{sizes} ({activations}; {net.model.loss.name}), {net.n_parameters:,} parameters",
-    )
-    seconds = trained.seconds["training"]
-    epochs = len(history.epoch)
-    rate = history.samples[-1] / max(history.seconds[-1], 1e-9)
-    table.add_row(
-        "training",
-        f"{count(epochs, 'epoch')} in {_seconds(seconds)}, {float(f'{rate:.3g}'):,.0f} samples/s "
-        f"({history.backend}, {history.executor}); {_end(trained)}",
-    )
-    show(table)
-    show(_scores(trained))
-    show(f"Written: {trained.options.model}")
-
-
-def _target(name: str, fitted: tables.Fitted) -> str:
-    """Say what the target was taken for."""
-    if fitted.labels is None:
-        return f"{name}: a quantity"
-    shown = ", ".join(map(str, fitted.labels[:6])) + (", ..." if len(fitted.labels) > 6 else "")
-    return f"{name}: {len(fitted.labels)} classes ({shown})"
-
-
-def _end(trained: Trained) -> str:
-    """Say why it ended and what was kept."""
-    history = trained.history
-    why = {
-        "early_stopping": f"stopped, as {trained.options.patience} brought no better loss; ",
-        "interrupted": "interrupted; ",
-    }.get(history.stopped or "", "")
-    return f"{why}kept epoch {(history.best_epoch or 0) + 1}"
-
-
-def _scores(trained: Trained) -> Any:
-    """Return the table of losses and scores."""
-    history = trained.history
-    best = history.best_epoch or 0
-    table = columns(header=True)
-    table.add_column("rows")
-    table.add_column("loss", justify="right")
-    kinds = list(next(iter(trained.scores.values())))
-    heads = {"accuracy": "accuracy", "rmse": "root mean\nsquare error", "r2": "R²"}
-    for kind in kinds:
-        table.add_column(heads[kind], justify="right")
-    losses = {"training": history.loss, "validation": history.validation_loss}
-    for part, scores in trained.scores.items():
-        at = history.epoch.index(best) if best in history.epoch else -1
-        cells = [_score(kind, scores[kind]) for kind in kinds]
-        name = {"training": "training", "validation": "held out"}[part]
-        table.add_row(name, f"{losses[part][at]:.4g}", *cells)
-    return table
-
-
-def _score(kind: str, number: float) -> str:
-    return f"{number:.1%}" if kind == "accuracy" else f"{number:.4g}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
-
-
-def _kept(trained: Trained) -> str:
-    """Say what Ctrl-C left."""
-    history = trained.history
-    which = "validation loss" if history.validation_loss else "loss"
-    best = history.best_epoch or 0
-    losses = history.validation_loss or history.loss
-    at = history.epoch.index(best) if best in history.epoch else -1
-    checkpoint = trained.options.fit["checkpoint"]
-    going_on = f"; {checkpoint} goes on with --resume" if checkpoint else ""
-    return (
-        f"interrupted: {trained.options.model} holds the best epoch, {best + 1} of "
-        f"{len(history.epoch)} ({which} {losses[at]:.4g}){going_on}"
-    )
