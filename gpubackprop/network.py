@@ -20,6 +20,7 @@ from gpubackprop.buffers import Gradient, Parameters
 from gpubackprop.checkpoints import Checkpoints
 from gpubackprop.data import Batches, Source, default_shuffle, source
 from gpubackprop.evaluation import Evaluator
+from gpubackprop.executors import compile_seconds
 from gpubackprop.executors.base import Job
 from gpubackprop.gather import Gather
 from gpubackprop.gradcheck import GradientCheck, check
@@ -279,11 +280,14 @@ class Network:
                 precision=rounding,
                 threads=usable_threads(threads) if self.backend.host else 1,
             )  # fmt: skip
+            chosen_executor = keeping.executor(executor, job)
             if shown:
-                listeners.append(ProgressLine())
+                line = ProgressLine()
+                line.compiling(partial(compile_seconds, chosen_executor, job))
+                listeners.append(line)
             options = {
                 "epochs": n_epochs,
-                "executor": keeping.executor(executor, job),
+                "executor": chosen_executor,
                 "shuffle": default_shuffle(rows, shuffle) if isinstance(rows, Source) else False,
                 "trainable": None if frozen is None else self.backend.asarray(frozen),
                 "validation": validating,

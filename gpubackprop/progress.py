@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
 
 _EVERY = 0.1
 _BAR = 24
+_NOTICED = 0.5
 
 
 class ProgressLine:
@@ -19,6 +21,23 @@ class ProgressLine:
         self._started = 0.0
         self._active = False
         self._before = (0.0, 0)
+
+    def compiling(self, seconds: Callable[[], float]) -> None:
+        """Say that code is compiled first, if that takes long enough to be noticed.
+
+        Parameters
+        ----------
+        seconds : callable
+            Returns about how long it takes; called if there is a terminal.
+        """
+        if sys.stderr is None or not sys.stderr.isatty():
+            return
+        expected = seconds()
+        if expected >= _NOTICED:
+            self._write(
+                f"compiling for a job of this kind, about {expected:.0f} s; kept for later runs "
+                "(python -m gpubackprop warm does it beforehand)"
+            )
 
     def on_fit_begin(self, run: "Run") -> None:
         """Begin."""

@@ -546,6 +546,7 @@ def large(**changes):
     return Job(net.model, net.backend, optimizer, size, False, 0, **given)
 
 
+MID, WIDE = {"sizes": [784, 256, 128, 10]}, {"sizes": [1024, 2048, 2048, 10]}
 #: (job, whether its code is in the cache, what auto chooses)
 CHOICES = [
     ({"n_samples": 100, "epochs": 1}, False, "eager"),
@@ -559,6 +560,14 @@ CHOICES = [
     ({"batch_size": None}, True, "eager"),
     ({"batch_size": 1, "n_samples": None}, True, "eager"),
     ({"batch_size": 1, "backend": "numpy-plain"}, True, "eager"),
+    # Large full batches: their elementwise passes are done at once.
+    (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 10}, True, "eager"),
+    (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 100}, True, "compiled"),
+    (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 100}, False, "eager"),
+    (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 10_000}, False, "compiled"),
+    (MID | {"batch_size": 256, "n_samples": 60_000, "epochs": 10}, True, "compiled"),
+    (WIDE | {"batch_size": 1, "n_samples": 256, "epochs": 1}, True, "eager"),
+    (WIDE | {"batch_size": 1, "n_samples": 10_000, "epochs": 1}, True, "compiled"),
 ]
 
 

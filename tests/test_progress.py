@@ -159,3 +159,20 @@ gb.Network([3, 2], backend="numpy", rng=0).fit(X, np.arange(40) % 2, epochs=3)
     assert (done.returncode, done.stdout.strip()) == (0, b"out")
     assert "epoch 3/3" in text
     assert "samples/s" in text
+
+
+def test_compiling_is_said_where_it_takes_long(monkeypatch):
+    for terminal, seconds, said in ((True, 9.4, True), (True, 0.0, False), (False, 9.4, False)):
+        shown = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr(sys, "stderr", shown)
+        progress.ProgressLine().compiling(lambda seconds=seconds: seconds)
+        assert ("about 9 s" in shown.getvalue()) == said
+        assert bool(shown.getvalue()) == said
+
+
+def test_fit_says_that_it_compiles(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    monkeypatch.setattr(gb.network, "compile_seconds", lambda executor, job: 7.0)
+    net = gb.Network([2, 2, 2], backend="numpy", rng=0)
+    net.fit(np.ones((4, 2)), np.array([0, 1, 0, 1]), epochs=1)
+    assert shown.getvalue().index("compiling") < shown.getvalue().index("epoch 1/1")

@@ -1,6 +1,6 @@
 """The registry of executors, and which one a job gets."""
 
-from gpubackprop.executors import gpu_cost
+from gpubackprop.executors import cpu_cost, gpu_cost
 from gpubackprop.executors.base import Executor, Job
 from gpubackprop.executors.block import Block
 from gpubackprop.executors.compiled import Compiled
@@ -13,10 +13,6 @@ __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 EXECUTORS: dict[str, type[Executor]] = {
     executor.name: executor for executor in (Eager, Compiled, Graph, Block)
 }
-
-#: What eager takes more than compiled: at an update, and at each of its layers. And importing Numba
-#: and SciPy. Measured on one core of a Xeon of 2023.
-UPDATE_SECONDS, LAYER_SECONDS, IMPORT_SECONDS = 30e-6, 20e-6, 1.0
 
 
 def get(executor: str, job: Job) -> Executor:
@@ -59,11 +55,11 @@ def choose(job: Job) -> type[Executor]:
         return Eager
     if not job.backend.host:
         return choose_on_gpu(job, job.backend.multiprocessors)
-    saved = seconds_saved(job)
+    saved = cpu_cost.seconds_saved(job)
     # Numba is imported only by a job that may be worth it.
-    if saved < IMPORT_SECONDS or Compiled.refusal(job) is not None:
+    if saved < cpu_cost.IMPORT_SECONDS or Compiled.refusal(job) is not None:
         return Eager
-    return Compiled if saved > IMPORT_SECONDS + Compiled.seconds_to_begin(job) else Eager
+    return Compiled if saved > cpu_cost.IMPORT_SECONDS + Compiled.seconds_to_begin(job) else Eager
 
 
 def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:
@@ -86,13 +82,17 @@ def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:
     return min(expected, key=lambda kind: updates * expected[kind][0] + expected[kind][1])
 
 
-def seconds_saved(job: Job) -> float:
-    """Return about how much sooner than eager the compiled executor ends once it has begun.
+def compile_seconds(executor: str, job: Job) -> float:
+    """Return about how long the executor that a job gets compiles before its first batch; 0 if all
+    of its code is there, or if it cannot do the job.
 
-    What it saves are Python and NumPy's calls: some at each update, some at each layer. In large
-    batches of large layers, where BLAS takes all the time, that is next to nothing.
+    Parameters
+    ----------
+    executor : str
+        "auto" or a name in `EXECUTORS`.
+    job : Job
     """
-    if job.n_samples is None or job.batch_size is None:
+    kind = choose(job) if executor == "auto" else EXECUTORS.get(executor)
+    if kind is not Compiled or refusal(kind, job) is not None:
         return 0.0
-    updates = -(-job.n_samples // job.batch_size) * job.epochs
-    return updates * (UPDATE_SECONDS + LAYER_SECONDS * job.model.n_layers)
+    return Compiled.seconds_to_begin(job)
