@@ -1,9 +1,13 @@
-"""scikit-learn's own tests of its MLP, with our classes in the place of its own."""
+"""scikit-learn's own tests of its MLP, with our classes in the place of its own, on NumPy and on
+CuPy; and its checks of any estimator.
+"""
 
 import inspect
 
+import cpucuda
 import numpy as np
 import pytest
+from conftest import require
 
 pytest.importorskip("sklearn.callback")
 from sklearn.neural_network.tests import test_mlp as theirs
@@ -28,6 +32,12 @@ class WithGradient(MLPClassifier):
 
 @pytest.fixture(autouse=True)
 def substituted(monkeypatch, request):
+    backend = getattr(request, "param", "numpy")
+    require(backend)
+    monkeypatch.setenv("GPUBACKPROP_BACKEND", backend)
+    long = getattr(request.node, "originalname", "") == "test_n_iter_no_change_inf"
+    if backend == "cupy" and long and cpucuda.installed():
+        pytest.skip("a thousand epochs take half a minute where the GPU is emulated")
     needs_gradient = getattr(request.node, "originalname", "") == "test_gradient"
     monkeypatch.setattr(theirs, "MLPClassifier", WithGradient if needs_gradient else MLPClassifier)
     monkeypatch.setattr(theirs, "MLPRegressor", MLPRegressor)
@@ -68,6 +78,12 @@ for name, test in vars(theirs).items():
     if name.startswith("test_") and name not in LEFT_OUT:
         globals()[name] = adopt(test)
 del name, test
+
+
+def pytest_generate_tests(metafunc):
+    """Run each of theirs on both backends."""
+    if metafunc.definition.originalname in vars(theirs):
+        metafunc.parametrize("substituted", ["numpy", "cupy"], indirect=True)
 
 
 @pytest.fixture
