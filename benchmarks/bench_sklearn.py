@@ -1,11 +1,12 @@
 """Times the estimators beside scikit-learn's, in turn, on the digits.
 
-    OPENBLAS_NUM_THREADS=1 taskset -c 1 python benchmarks/bench_sklearn.py
-    OPENBLAS_NUM_THREADS=1 taskset -c 1 python benchmarks/bench_sklearn.py --only 'fit sgd*' --rounds 9
+    export OPENBLAS_NUM_THREADS=1
+    taskset -c 1 python benchmarks/bench_sklearn.py
+    taskset -c 1 python benchmarks/bench_sklearn.py --only 'fit sgd*' --rounds 9
 
-Each cell is trained or asked once to warm up, and its answer is compared with scikit-learn's. Then come
-rounds in which every engine has its turn. A figure is the median over the rounds of scikit-learn's
-time over ours in that round; what an executor compiles was compiled in the warm-up.
+Each cell is trained or asked once to warm up, and its answer is compared with scikit-learn's. Then
+come rounds in which every engine has its turn. A figure is the median over the rounds of
+scikit-learn's time over ours in that round; what an executor compiles was compiled in the warm-up.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from gpubackprop import machine, sklearn as ours
+from gpubackprop import machine
+from gpubackprop import sklearn as ours
 
 #: Executors that the estimators are timed with.
 EXECUTORS = ("auto", "eager", "compiled")
@@ -96,7 +98,8 @@ def agree(one: Any, other: Any) -> bool:
     if not hasattr(one, "coefs_"):
         one, other = np.asarray(one), np.asarray(other)
         return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9))
-    return all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in zip(one.coefs_, other.coefs_))
+    pairs = zip(one.coefs_, other.coefs_, strict=True)
+    return all(np.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs)
 
 
 def measure(name: str, cell: Cell, X: np.ndarray, y: np.ndarray, rounds: int) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     X, y = load_digits(return_X_y=True)
     X = X / 16
-    print(f"{machine.cpu()}, Python {platform.python_version()}, NumPy {np.__version__}, "
+    print(f"{machine.processor()}, Python {platform.python_version()}, NumPy {np.__version__}, "
           f"scikit-learn {sklearn.__version__}; {given.rounds} rounds")  # fmt: skip
     print(f"\n| | scikit-learn | {' | '.join(EXECUTORS)} |\n|---|---|{'---|' * len(EXECUTORS)}")
     for name, cell in CELLS.items():

@@ -38,7 +38,8 @@ def difference(one: Any, other: Any) -> float:
     """Return the largest difference, relative to each array's largest entry."""
     assert one.n_iter_ == other.n_iter_
     curves = [[e.loss_, *getattr(e, "loss_curve_", [])] for e in (one, other)]
-    pairs = [curves, *zip(one.coefs_ + one.intercepts_, other.coefs_ + other.intercepts_)]
+    arrays, others = (e.coefs_ + e.intercepts_ for e in (one, other))
+    pairs = [curves, *zip(arrays, others, strict=True)]
     return max(float(np.abs(np.subtract(a, b)).max() / np.abs(b).max()) for a, b in pairs)
 
 

@@ -102,6 +102,26 @@ def test_curves_and_weights_are_scikit_learns(name, solver):
             assert_allclose(getattr(ours, attribute), getattr(theirs, attribute), rtol=1e-9)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.filterwarnings("ignore:Got `batch_size`")
+def test_the_compiled_executor_gives_the_same_numbers(solver):
+    """To rounding, which is not NumPy's: classes, labels, numbers; weights; batches of 1 too."""
+    pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
+    w = np.random.default_rng(0).uniform(0.1, 3, len(IRIS[0]))
+    several = np.c_[IRIS[1] == 0, IRIS[1] == 1]
+    for name, y, weights in (
+        ("MLPClassifier", IRIS[1], None), ("MLPClassifier", IRIS[1] > 0, w),
+        ("MLPClassifier", several, None), ("MLPRegressor", IRIS[1], w),
+    ):  # fmt: skip
+        for batch_size in (1, 32):
+            given = {"max_iter": 4, "batch_size": batch_size, **SOLVERS[solver]}
+            if solver == "undamped" and batch_size == 1:
+                continue  # where any rounding grows until nothing agrees
+            ours = fitted(OURS[name], IRIS[0], y, weights, executor="compiled", **given)
+            theirs = fitted(getattr(reference, name), IRIS[0], y, weights, **given)
+            assert largest_difference(ours, theirs) < 1e-8
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 def test_sample_weights_are_divided_by_each_batchs_sum(batch_size, solver):

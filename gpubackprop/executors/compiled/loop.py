@@ -194,8 +194,8 @@ def train(
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
     A batch that comes in several calls has `whole` rows in all, of which `first` came before;
-    `last` tells whether these are its last. `rows_wise` is 1 for softmax with cross_entropy, 2 for
-    softmax with another loss, else 0. `tallies` tells whether penalties are part of the loss.
+    `last` tells whether these are its last. `rows_wise` is what `tables.rows_wise` returns;
+    `tallies` tells whether penalties are part of the loss.
     """
     s, done, end = start, 0, n_layers - 1
     o, zo, do, m = a[end], z[end], delta[end], n_out[end]

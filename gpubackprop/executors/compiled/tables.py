@@ -48,10 +48,14 @@ def position(array: np.ndarray | None) -> int:
 
 
 def rows_wise(model: Model) -> int:
-    """Return what is done with whole rows: 1 softmax with cross_entropy, 2 softmax, else 0."""
+    """Return what is done with whole rows: 0 nothing; softmax, and besides 1 the loss, 2 the delta,
+    3 neither, where the loss has formulas of both.
+    """
     if model.activations[-1].elementwise:
         return 0
-    return 1 if model.pair.loss is None else 2
+    if model.pair.loss is None:
+        return 1
+    return 2 if model.pair.delta is None else 3
 
 
 class Memory:
