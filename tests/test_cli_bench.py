@@ -29,7 +29,7 @@ def test_bench_times_every_mode(run):
 
 
 def test_bench_as_a_table(run):
-    code, out, err = run("bench", *QUICK, "--modes", "mini-batch", "--network", "3,3,2,4")
+    code, out, err = run("bench", *QUICK, "--modes", "mini-batch", "--network", "3-3-2-4")
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     for network in ("3-2-1", "3-3-2-4"):

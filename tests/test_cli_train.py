@@ -1,5 +1,6 @@
 """``gpubackprop train`` and ``predict``: from a table to a file to predictions."""
 
+import inspect
 import json
 import os
 import signal
@@ -134,6 +135,8 @@ def test_every_option_reaches_fit(run, csv, monkeypatch):
     }.items():  # fmt: skip
         assert seen[name] == value
     assert (seen["early_stopping"].patience, seen["early_stopping"].min_delta) == (4, 0.01)
+    all_ = set(inspect.signature(original).parameters)
+    assert set(seen) >= all_ - {"self", "X", "Y", "trainable"}
     weights = np.sort(seen["sample_weight"])
     assert len(seen["validation"]) == 3
     assert weights[-1] > 1  # some are three times what they were
@@ -252,6 +255,7 @@ def test_a_real_ctrl_c(csv, tmp_path):
         (["people.csv", "-t", "kind", "--dtype", "float16"], "dtype must be float32 or float64"),
         (["people.csv", "-t", "kind", "--backend", "abacus"], "backend must be one of"),
         (["people.csv", "-t", "kind", "--executor", "magic"], "executor must be one of auto"),
+        (["people.csv", "-t", "kind", "--precision", "tf16"], "precision must be"),
         (["people.csv", "-t", "kind", "--resume"], "resume=True goes on from `checkpoint`"),
         (["people.csv", "-t", "kind", "--every", "5"], "every says how often"),
         (["people.csv", "-t", "kind", "--model", "people.csv"], "model must be another file"),

@@ -12,7 +12,7 @@ from gpubackprop.compare import MODES
 
 EXAMPLES = (
     "bench",
-    "bench --network 64,32,10 --network 784,256,128,10",
+    "bench --network 64-32-10 --network 784-256-128-10",
     "bench --modes sgd --executor compiled --rounds 9 --json",
 )
 
@@ -21,14 +21,14 @@ def command() -> Callable[..., None]:
     """Return the function that typer reads."""
     import typer
 
-    listed = " and ".join(",".join(map(str, sizes)) for sizes in NETWORKS)
+    listed = " and ".join("-".join(map(str, sizes)) for sizes in NETWORKS)
 
     def bench_(
         network: Annotated[
             list[str] | None,
             typer.Option(
-                help=f"Units of each layer, inputs first (may be given several times). "
-                f"(default: {listed})"
+                help="Units of each layer, inputs first, such as 64-32-10 (may be given several "
+                f"times). (default: {listed})"
             ),
         ] = None,
         modes: Annotated[str, shared.timed_option("modes")] = ",".join(MODES),
@@ -44,7 +44,7 @@ def command() -> Callable[..., None]:
         Drawn data; the answers are checked before anything is timed, and all that train the same
         network are timed in turns. To see what is learned as well, use compare.
         """
-        given = [tuple(integers("network", text)) for text in network or ()]
+        given = [tuple(integers("network", text.replace("-", ","))) for text in network or ()]
         settings = Settings(
             networks=tuple(given) or NETWORKS,
             modes=names(modes) or (),

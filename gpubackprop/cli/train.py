@@ -122,7 +122,11 @@ def command() -> Callable[..., None]:
         backend: Annotated[str, option(fit, "auto, numpy, cupy, cupy:1, ...")] = "auto",
         executor: Annotated[str, option(fit, f"auto or one of {', '.join(EXECUTORS)}.")] = "auto",
         threads: Annotated[
-            int | None, option(fit, "Threads of BLAS. (default: what it is set to)")
+            int | None, option(fit, "Threads that training may use. (default: all processors)")
+        ] = None,
+        precision: Annotated[
+            str | None,
+            option(fit, "tf32, float16 or bfloat16, on a GPU that has it. (default: full)"),
         ] = None,
         optimizer: Annotated[str, option(rule, f"One of {', '.join(OPTIMIZERS)}.")] = _OPTIMIZER,
         learning_rate: Annotated[
@@ -217,7 +221,8 @@ def command() -> Callable[..., None]:
             fit={
                 "batch_size": _batch_size(batch_size), "epochs": epochs,
                 "shuffle": False if shuffle == "none" else shuffle, "executor": executor,
-                "threads": threads, "checkpoint": checkpoint, "resume": resume,
+                "threads": threads, "precision": precision, "checkpoint": checkpoint,
+                "resume": resume,
                 "every": None if every is None else options.value(every),
             },
         )  # fmt: skip
