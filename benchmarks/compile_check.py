@@ -111,8 +111,8 @@ def elementwise_units() -> list[Unit]:
         parts = []
         for number, source in enumerate(sources.values()):
             lines = source.splitlines()
-            includes |= {line for line in lines if line.startswith("#include")}
-            body = "\n".join(line for line in lines if not line.startswith("#include"))
+            includes |= {line.strip() for line in lines if line.lstrip().startswith("#include")}
+            body = "\n".join(line for line in lines if not line.lstrip().startswith("#include"))
             macros = "".join(f"#undef {name}\n" for name in re.findall(r"#define (\w+)", body))
             parts.append(f"namespace part{number} {{\n{body}\n}}\n{macros}")
         text = "\n".join(["#include <cupy/complex.cuh>", *sorted(includes), *parts])
@@ -127,6 +127,7 @@ def printed(dtype: str) -> tuple[dict[str, str], tuple[str, ...]]:
 
     from gpubackprop import backends
     from gpubackprop.backends import show
+    from gpubackprop.backends.cuda import precise
 
     class Recorded(Exception):
         pass
@@ -162,6 +163,9 @@ def printed(dtype: str) -> tuple[dict[str, str], tuple[str, ...]]:
     backend.dropout_mask(1, 0.5, 0, cupy.empty((2, 3), dtype))
     backend.clip_norm(cupy.zeros(8, dtype), 1.0, cell)
     backend.all_finite(cupy.zeros(8, dtype), cupy.empty(1, "float64"))
+    if dtype == "float32":
+        for precision in ("float16", "bfloat16"):
+            precise.rounding(precision)(x, T(1), cupy.empty(8, "uint16"))
     cupy.cuda.compiler._compile_module_with_cache = compile_module
     here = str(headers())
     options = tuple(o for o in seen[0] if not o.startswith("-I") or "cupy" in o)

@@ -22,8 +22,11 @@ from . import _elf
 HERE = Path(__file__).resolve().parent
 ALIASES = [f"lib{name}.so.13" for name in ("cudart", "nvrtc", "cublasLt", "cublas")]
 ALIASES.append("libcurand.so.10")
+# g++ ignores the section that a template's variable is given: those are the .bss._ZZ*.
 SHARED_LD = """SECTIONS {
-  cpucuda_shared : { cpucuda_shared_begin = .; *(cpucuda_shared_*) cpucuda_shared_end = .; }
+  cpucuda_shared : {
+    cpucuda_shared_begin = .; *(cpucuda_shared_* .bss._ZZ*) cpucuda_shared_end = .;
+  }
 } INSERT AFTER .data;
 """
 

@@ -104,6 +104,48 @@ def test_a_missing_barrier_shows_in_one_order_or_another(missing):
     assert wrong == (set() if missing is None else {0, 1, 2})
 
 
+def test_shared_memory_of_a_template_is_of_each_block_and_fresh():
+    code = """
+    template <int N> __device__ void turn(float* x) {
+      __shared__ float s[N];
+      float before = s[threadIdx.x];
+      __syncthreads();
+      s[threadIdx.x] = x[threadIdx.x + N * blockIdx.x];
+      __syncthreads();
+      x[threadIdx.x + N * blockIdx.x] = before != before ? s[N - 1 - threadIdx.x] : -1;
+    }
+    extern "C" __global__ void f(float* x) { turn<32>(x); }"""
+    for order in (0, 1, 2):
+        cpucuda.set_order(order)
+        x = cupy.arange(256, dtype="float32")
+        cupy.RawKernel(code, "f")((8,), (32,), (x,))
+        expected = np.arange(256).reshape(8, 32)[:, ::-1].ravel()
+        np.testing.assert_array_equal(x.get(), expected)
+
+
+LAST_BLOCK_SUMS = """
+  __shared__ bool last;
+  x[threadIdx.x + blockDim.x * blockIdx.x] = 1;
+  {barrier}
+  if (threadIdx.x == 0) last = atomicAdd(y + 1, 1) == gridDim.x - 1;
+  __syncthreads();
+  if (last && threadIdx.x == 0)
+    for (int i = 0; i < gridDim.x * blockDim.x; i++) y[0] += x[i];
+"""
+
+
+@pytest.mark.parametrize("barrier", ["", "__syncthreads();"])
+def test_a_missing_barrier_before_a_ticket_shows_in_a_random_order(barrier):
+    """Other blocks go on while one is between its writes and its ticket."""
+    found = set()
+    for order in (2, 3, 4, 5):
+        x, y = cupy.zeros(512, "int32"), cupy.zeros(2, "int32")
+        cpucuda.set_order(order)
+        kernel(LAST_BLOCK_SUMS.format(barrier=barrier))((8,), (64,), (x, y))
+        found.add(int(y[0]))
+    assert (found == {512}) == bool(barrier)
+
+
 def test_a_cooperative_launch_in_every_order():
     code = """
     #include <cooperative_groups.h>

@@ -107,17 +107,23 @@ class Precise(Step):
 
     @functools.cached_property
     def _rounding(self) -> Any:
-        """The kernel that rounds to 16 bits; ties go to the even number, a NaN stays one."""
-        if self.precision == "float16":
-            operation = "out = __half_as_ushort(__float2half_rn(x * shift));"
-            preamble = "#include <cuda_fp16.h>"
-        else:
-            operation = (
-                "const unsigned bits = __float_as_uint(x * shift);\n"
-                "out = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;"
-            )
-            preamble = ""
-        return self.backend.xp.ElementwiseKernel(
-            "float32 x, float32 shift", "uint16 out", operation, f"to_{self.precision}",
-            no_return=True, preamble=preamble,
-        )  # fmt: skip
+        return rounding(self.precision)
+
+
+def rounding(precision: str) -> Any:
+    """Return the kernel that rounds to 16 bits; ties go to the even number, a NaN stays one."""
+    import cupy
+
+    if precision == "float16":
+        operation = "out = __half_as_ushort(__float2half_rn(x * shift));"
+        preamble = "#include <cuda_fp16.h>"
+    else:
+        operation = (
+            "const unsigned bits = __float_as_uint(x * shift);\n"
+            "out = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;"
+        )
+        preamble = ""
+    return cupy.ElementwiseKernel(
+        "float32 x, float32 shift", "uint16 out", operation, f"to_{precision}", no_return=True,
+        preamble=preamble,
+    )  # fmt: skip

@@ -9,8 +9,8 @@
 //
 // Blocks run one after another and share the module's __shared__ variables,
 // which are ordinary static variables in a linker section of their own. In a
-// cooperative launch all blocks are alive at once: then each keeps an image of
-// that section, swapped in when one of its threads runs.
+// cooperative launch all blocks are alive at once, in a random order some: then
+// each keeps an image of that section, swapped in when one of its threads runs.
 //
 // Which thread runs when is chosen by cpucuda_set_order(): a missing barrier
 // shows as a wrong result in one order or another.
@@ -37,6 +37,7 @@ char* cpucuda_dynamic_shared;
 namespace {
 
 constexpr size_t kStackSize = 256 << 10, kGuard = kPage;
+constexpr size_t kAtOnce = 4;        // blocks that run at once in a random order
 
 struct Block;
 struct Fiber {
@@ -68,7 +69,7 @@ struct Block {
   unsigned started, alive;
   Barrier barrier;
   std::vector<Warp> warps;
-  std::vector<char> shared;          // only in a cooperative launch
+  std::vector<char> shared;          // only if several are alive at once
 };
 
 // The launch in progress; device_lock() sees to it that there is one at most.
@@ -77,6 +78,7 @@ struct Engine {
   void** params = nullptr;
   unsigned threads = 0;              // of a block
   std::vector<Block> blocks;         // those that are alive at once
+  bool together = false;             // whether these may be several
   size_t next_block = 0;             // first of them with unstarted threads
   unsigned grid_alive = 0;
   Barrier grid_barrier;
@@ -165,7 +167,7 @@ void enter(Fiber* f) {               // make f's thread the current one
   threadIdx = f->thread;
   if (f->block == E.resident) return;
   blockIdx = f->block->index;
-  if (E.launch->cooperative) swap_shared(E.resident, *f->block);
+  if (E.together) swap_shared(E.resident, *f->block);
   E.resident = f->block;
 }
 
@@ -251,6 +253,13 @@ bool all_started() {
   return E.next_block == E.blocks.size();
 }
 
+// One whose threads have not all started; in a random order any of them.
+Block& block_to_start() {
+  size_t n = E.blocks.size() - E.next_block, i = E.order > 1 ? E.random() % n : 0;
+  while (E.blocks[E.next_block + i].started == E.threads) i = (i + 1) % n;
+  return E.blocks[E.next_block + i];
+}
+
 // Element i of a sequence of n in the order of this launch.
 size_t in_order(size_t i, size_t n, const std::vector<unsigned>& shuffled) {
   return E.order == 0 ? i : E.order == 1 ? n - 1 - i : shuffled[i];
@@ -269,7 +278,7 @@ Dim3 unravel(size_t i, Dim3 n) {
 void fiber_main() {
   Fiber* self = E.current;
   while (!all_started()) {
-    Block& b = E.blocks[E.next_block];
+    Block& b = block_to_start();
     self->block = &b;
     self->place = b.started++;
     self->tid = unsigned(in_order(self->place, E.threads, E.shuffled));
@@ -380,16 +389,20 @@ void run_grid(const Launch& l) {
   memset(cpucuda_dynamic_shared, kPoison, end - cpucuda_dynamic_shared);
   std::vector<unsigned> shuffled;
   if (E.order > 1) shuffle(shuffled, count);
-  E.blocks.resize(l.cooperative ? count : 1);
-  for (size_t i = 0; i < count && !E.failure; i++) {
+  const size_t at_once = l.cooperative ? count : E.order > 1 ? kAtOnce : 1;
+  E.together = at_once > 1;
+  for (size_t first = 0; first < count && !E.failure; first += at_once) {
+    const size_t n = std::min(at_once, count - first);
+    E.blocks.resize(n);
     if (E.order > 1) shuffle(E.shuffled, E.threads);
-    start_block(E.blocks[l.cooperative ? i : 0], unravel(in_order(i, count, shuffled), l.grid));
-    if (l.cooperative) continue;
-    if (module.shared_size) memset(module.shared_begin, kPoison, module.shared_size);
-    if (l.dynamic_shared) memset(cpucuda_dynamic_shared, kPoison, l.dynamic_shared);
+    for (size_t i = 0; i < n; i++)
+      start_block(E.blocks[i], unravel(in_order(first + i, count, shuffled), l.grid));
+    if (!E.together) {
+      if (module.shared_size) memset(module.shared_begin, kPoison, module.shared_size);
+      if (l.dynamic_shared) memset(cpucuda_dynamic_shared, kPoison, l.dynamic_shared);
+    }
     run_blocks();
   }
-  if (l.cooperative) run_blocks();
   if (E.failure) return;
   if (!slack_is_untouched()) {
     report("wrote past the end of the shared memory, somewhere up to the last thread");
