@@ -273,6 +273,23 @@ def test_bad_arguments_are_one_line(run, csv, arguments, message):
     assert os.listdir() == ["people.csv"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--backend", "abacus"], ["--executor", "magic"], ["--dtype", "float16"],
+        ["--threads", "0"], ["--batch-size", "0"], ["--activation", "relu,tanh"],
+        ["--init", "zero"], ["--dropout", "2"], ["--optimizer", "best"],
+    ],
+)  # fmt: skip
+def test_what_can_be_refused_at_once_is_refused_before_the_file_is_read(run, csv, arguments):
+    """Else the first line of this one would be the error."""
+    Path("odd.csv").write_text("a,a\n")
+    code, _, err = run("train", "odd.csv", "-t", "a", *arguments)
+    assert code == 2
+    assert "must" in err
+    assert "odd.csv" not in err
+
+
 def test_divergence_is_one_line(run, csv):
     arguments = "--optimizer", "sgd", "--learning-rate", 1e30, "--in-memory", 0
     code, out, err = run("train", csv, "-t", "pay", *arguments)

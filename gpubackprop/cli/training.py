@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpubackprop import tables
+from gpubackprop import arguments, tables
+from gpubackprop.activations import Activation
 from gpubackprop.cli import options, progress
 from gpubackprop.cli.output import Interrupted
+from gpubackprop.executors import EXECUTORS
 from gpubackprop.history import EarlyStopping, History
 from gpubackprop.network import Network
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.schema import Schema
+from gpubackprop.threads import limited
 
 #: Of rows that do not fit the memory they are given.
 _FOLDER = ".rows"
@@ -140,6 +143,7 @@ def train(options_: Options) -> Trained:
         As what it calls.
     """
     began = time.perf_counter()
+    _check(options_)
     table = tables.open_table(options_.data, **options_.table)
     with progress.bars("done") as bars:
         fitted = tables.fit(table, options_.plan, progress.Reading(bars, "reading"))
@@ -174,6 +178,30 @@ def _history(net: Network) -> History:
     return net.history
 
 
+def _check(given: Options) -> None:
+    """Refuse before a long file is read what would be refused after it."""
+    choices, fit = given.network, given.fit
+    Network(
+        [1, *choices["hidden"], 1],
+        hidden=_each(choices["activation"]),
+        output="identity",
+        **{name: choices[name] for name in ("dropout", "bias", "init", "backend", "dtype", "rng")},
+    )
+    if fit["batch_size"] != "full" and fit["batch_size"] is not None:
+        arguments.integer("batch_size", fit["batch_size"], 1)
+    if fit["executor"] not in ("auto", *EXECUTORS):
+        raise ValueError(
+            f"executor must be one of auto, {', '.join(EXECUTORS)}, got {fit['executor']!r}"
+        )
+    with limited(fit["threads"]):  # checks it
+        pass
+
+
+def _each(activations: list[Activation]) -> Activation | list[Activation]:
+    """Return the activation of all hidden layers, or of each."""
+    return activations[0] if len(activations) == 1 else activations
+
+
 def _network(given: Options, fitted: tables.Fitted) -> Network:
     """Make the network that fits the table's inputs and its target."""
     choices = dict(given.network)
@@ -187,7 +215,7 @@ def _network(given: Options, fitted: tables.Fitted) -> Network:
         output = output or "identity"
     net = Network(
         [len(fitted.preprocessing.inputs), *hidden, n_out],
-        hidden=activation[0] if len(activation) == 1 else activation,
+        hidden=_each(activation),
         output=output,
         loss=loss,
         **choices,
