@@ -268,6 +268,7 @@ def test_balanced_weights_count_each_class_the_same():
         ("a,y\n" + "".join(f"t{i},{i % 2}\n" for i in range(101)), {"target": "y"},
          "'a' has more than 100 different texts"),
         ("", {"target": "y"}, "cannot be read: Empty CSV file"),
+        ("a,b,y\n,1,0\n,2,1\n", {"target": "y"}, "'a' holds nothing in any training row.*--drop a"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_a_way_out(tmp_path, text, plan, message):

@@ -244,6 +244,11 @@ class _FirstPass:
         """Return how a column is preprocessed."""
         if name in self.numbers:
             i = self.numbers.index(name)
+            if not np.broadcast_to(self.scaler.n_samples_seen_, len(self.numbers))[i]:
+                raise ValueError(
+                    f"column {name!r} holds nothing in any training row; leave it out with "
+                    f"--drop {name}"
+                )
             return Number(name, *moments(self.scaler, i))
         self._refuse_stray(name)
         return Category(name, tuple(sorted(self.values[name])), name in self.missing)

@@ -122,6 +122,5 @@ def take_in(scaler: Any, block: np.ndarray) -> None:
 
 
 def moments(scaler: Any, i: int) -> tuple[float, float]:
-    """Return mean and scale of a column of a StandardScaler; 0 and 1 where it has no value."""
-    scale = float(scaler.scale_[i])
-    return float(scaler.mean_[i]), scale if np.isfinite(scale) else 1.0
+    """Return mean and scale of a column of a StandardScaler."""
+    return float(scaler.mean_[i]), float(scaler.scale_[i])
