@@ -45,10 +45,11 @@ def describe(estimator: Any) -> Optimizer:
     """
     solver, rate = estimator.solver, estimator.learning_rate
     more = {"weight_decay": estimator.weight_decay, "clip_norm": estimator.clip_norm}
+    # What is not asked for is as the optimiser has it: AdamW decays by itself.
+    given = {name: value for name, value in more.items() if value}
     if isinstance(solver, Optimizer):
-        given = {name: value for name, value in more.items() if value}
         return dataclasses.replace(solver, l2=solver.l2 + estimator.alpha, **given)
-    common = {"l2": float(estimator.alpha), **more}
+    common = {"l2": float(estimator.alpha), **given}
     common["learning_rate"] = estimator.learning_rate_init if isinstance(rate, str) else rate
     if solver == "sgd":
         return _sgd(float(estimator.momentum), bool(estimator.nesterovs_momentum), **common)
@@ -105,15 +106,20 @@ class OptimizerState:
         epoch = self.epochs + batch / n_batches
         return self.optimizer.schedule.rate(epoch, self.schedule_state)
 
+    def iteration_begins(self) -> None:
+        """Set the learning rate of an epoch by the optimiser's own schedule."""
+        if not isinstance(self.optimizer.learning_rate, float):
+            self.learning_rate = self.optimizer.schedule.rate(
+                float(self.epochs), self.schedule_state
+            )
+
     def iteration_ends(self, time_step: int, loss: float) -> None:
-        """Set the learning rate for the next epoch; `time_step` counts samples."""
+        """Note an epoch's loss, or set the next learning rate; `time_step` counts samples."""
         self.epochs += 1
-        schedule = self.optimizer.schedule
         if self.schedule == "invscaling":
             self.learning_rate = self._first / (time_step + 1) ** self.power_t
-        elif not isinstance(self.optimizer.learning_rate, float):
-            schedule.observe(self.schedule_state, loss)
-            self.learning_rate = schedule.rate(float(self.epochs), self.schedule_state)
+        else:
+            self.optimizer.schedule.observe(self.schedule_state, loss)
 
     def trigger_stopping(self, message: str, verbose: bool) -> bool:
         """Tell whether to stop where the loss no longer falls; "adaptive" goes on at a fifth of

@@ -104,6 +104,7 @@ class StochasticFit:
         estimator.n_iter_ = 0
         for _ in range(estimator.max_iter):
             self.tasks.begin_epoch()
+            self.optimizer.iteration_begins()
             self._train(self.epochs.draw())
             estimator.n_iter_ += 1
             estimator.t_ += self.n_samples
