@@ -1,9 +1,9 @@
 """Whole calls of `fit`, each in a fresh process: auto beside the best, first calls, two threads.
 
-    python benchmarks/fits.py auto       # seconds of a fit by executor, Numba's import and compiling
-                                         # included; how far auto is from the best
-    python benchmarks/fits.py first      # first fit and second, with an empty cache and a full one
-    python benchmarks/fits.py threads    # seconds with one thread and with all
+    python benchmarks/fits.py auto      # each executor's seconds, Numba's import included; how far
+                                        # auto is from the best
+    python benchmarks/fits.py first     # first fit and second, with an empty cache and a full one
+    python benchmarks/fits.py threads   # seconds with one thread and with all
 
 Every figure is the least of a few runs: whatever else the machine does only adds to it.
 """

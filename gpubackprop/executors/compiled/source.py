@@ -1,11 +1,9 @@
 """Writes the module that Numba compiles for a kind of job: loops as they are, formulas printed."""
 
 import ast
-import copy
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -233,12 +231,15 @@ class _ByAddress(ast.NodeTransformer):
         return ast.parse(f"{called}(K[{PLACES[name]}], {given}{padding})", mode="eval").body
 
 
-def _loop_functions(loop: Loop) -> Iterator[str]:
-    """Print the functions of a loop, without annotations."""
+@functools.cache
+def _loop_functions(loop: Loop) -> tuple[str, ...]:
+    """Print the functions of a loop, without annotations: once, as it changes what it prints."""
+    printed = []
     for node in loop.functions:
-        changed = _ByAddress().visit(copy.deepcopy(node))
+        changed = _ByAddress().visit(node)
         body = "\n".join(map(ast.unparse, changed.body)).replace("\n", "\n    ")
-        yield f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}"
+        printed.append(f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}")
+    return tuple(printed)
 
 
 def _entry(loop: Loop) -> str:
