@@ -17,13 +17,11 @@ from gpubackprop.model import Model
 from gpubackprop.sklearn import files, parameters
 from gpubackprop.sklearn.callbacks import Tasks
 from gpubackprop.sklearn.engine import Engine
-from gpubackprop.sklearn.interop import to_host, validated
+from gpubackprop.sklearn.interop import FLOATS, to_host, validated
 from gpubackprop.sklearn.lbfgs import fit_lbfgs
 from gpubackprop.sklearn.optimizer import OptimizerState, describe
 from gpubackprop.sklearn.stochastic import StochasticFit
 from gpubackprop.sklearn.validation import Training, Validation, split
-
-_FLOATS = (np.float64, np.float32)
 
 
 def store(estimator: Any, values: dict[str, Any]) -> None:
@@ -147,7 +145,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         X, y, *w = data[0], *(to_host(part) for part in data[1:])
-        X = validated(self, backends.get(self.backend), X, dtype=_FLOATS, reset=False)
+        X = validated(self, backends.get(self.backend), X, dtype=FLOATS, reset=False)
         Y = self._encode(y)
         shape = len(Y), self._n_columns(Y)
         if shape != (X.shape[0], self.n_outputs_):
@@ -282,7 +280,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """
         return (
             type(X) is np.ndarray
-            and X.dtype in _FLOATS
+            and X.dtype in FLOATS
             and X.ndim == 2
             and len(X) > 0
             and X.shape[1] == self.n_features_in_

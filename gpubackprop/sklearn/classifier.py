@@ -22,8 +22,8 @@ from gpubackprop import backends
 from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.sklearn import files, losses
-from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
-from gpubackprop.sklearn.interop import to_host, validated
+from gpubackprop.sklearn.base import BaseMLP, store
+from gpubackprop.sklearn.interop import FLOATS, to_host, validated
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -274,7 +274,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _validate_input(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Any, np.ndarray, np.ndarray]:
-        dtype = _FLOATS if self.dtype is None else self._dtype(None)
+        dtype = FLOATS if self.dtype is None else self._dtype(None)
         X, y = validated(self, backends.get(self.backend), X, y, dtype=dtype, reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)

@@ -18,7 +18,8 @@ from gpubackprop.types import Array
 
 #: What scikit-learn says for "there is no y to validate"; None is a y that is missing.
 NOTHING = "no_validation"
-_FLOATS = (np.float64, np.float32)
+#: What X may be; anything else becomes the first.
+FLOATS = (np.float64, np.float32)
 
 
 def _library(x: Any) -> str:
@@ -104,7 +105,7 @@ def validated(
         check_consistent_length(there, y)
     names = X.head(0).to_pandas() if _library(X) == "cudf" else there
     with backend.active():
-        there = _checked_there(estimator, there, names, reset, rules.get("dtype", _FLOATS))
+        there = _checked_there(estimator, there, names, reset, rules.get("dtype", FLOATS))
     return there if alone else (there, y)
 
 

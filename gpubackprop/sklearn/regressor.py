@@ -13,8 +13,8 @@ from gpubackprop import backends
 from gpubackprop.container import PathLike
 from gpubackprop.losses import Loss
 from gpubackprop.sklearn import files, losses
-from gpubackprop.sklearn.base import _FLOATS, BaseMLP, store
-from gpubackprop.sklearn.interop import to_host, validated
+from gpubackprop.sklearn.base import BaseMLP, store
+from gpubackprop.sklearn.interop import FLOATS, to_host, validated
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
@@ -150,7 +150,7 @@ n_features_in_, feature_names_in_, out_activation_
     def _validate_input(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Any, np.ndarray, np.ndarray]:
-        dtype = _FLOATS if self.dtype is None else self._dtype(None)
+        dtype = FLOATS if self.dtype is None else self._dtype(None)
         X, y = validated(
             self, backends.get(self.backend), X, y, dtype=dtype, reset=reset, y_numeric=True
         )
