@@ -78,7 +78,7 @@ def batches():
         yield X[start : start + 8], LABELS[start : start + 8]
 
 
-PLATEAU = gb.OnPlateau(0.02, patience=0, factor=0.5, min_delta=0.5)
+PLATEAU = gb.OnPlateau(0.02, patience=0, factor=0.5, min_delta=0.9)
 FROZEN = ([False, None], [None, np.array([True, False, True])])
 #: Options of `fit`, and of the network.
 JOBS = {
@@ -97,7 +97,7 @@ JOBS = {
             "batch_size": 16,
             "optimizer": gb.Adam(PLATEAU, l1=0.001),
             "validation": (X[:20], LABELS[:20]),
-            "early_stopping": gb.EarlyStopping(2, min_delta=0.3),
+            "early_stopping": gb.EarlyStopping(2, min_delta=0.1),
         },
         {"dtype": "float64"},
     ),
@@ -138,6 +138,14 @@ def all_ends_alike(job, backend, tmp_path, every_th, *, prepare=lambda net: None
         prepare(resumed)
         fit(resumed, job, resume=other, **options)
         assert state(resumed) == state(alone), f"from checkpoint {i} of {len(collector.files)}"
+
+
+def test_the_jobs_do_what_is_to_be_resumed():
+    """The rate falls on the plateau, and the best epoch is neither the first nor the last."""
+    net = make(**JOBS["Adam, plateau, early stopping"][1])
+    history = fit(net, "Adam, plateau, early stopping")
+    assert len(set(history.learning_rate)) > 1
+    assert 0 < history.best_epoch < history.epoch[-1]
 
 
 @pytest.mark.parametrize("job", JOBS)
