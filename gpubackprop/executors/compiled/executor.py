@@ -47,9 +47,14 @@ class Compiled:
         self._held: HeldWorkspace | None = None
         self._buffer: dict[str, int] | None = None
         self._data = _Data()
+        self._batch_size, self._arrays = 0, list[Array]()
         self._value, self._sums = np.zeros(1), np.zeros(2)
         self._penalised = job.penalised and job.optimizer.penalty is not None
-        limit = job.optimizer.clip_norm
+        optimizer = job.optimizer
+        self._same_scalars = not optimizer.schedule.per_update and (
+            type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
+        )
+        limit = optimizer.clip_norm
         self._limit = np.array([limit or 0.0], job.model.dtype)
         self._loop = self._load(loop_of(job, masked=job.masked))
         self._n_parts = parts_of(job, self._loop.name)
@@ -93,12 +98,11 @@ class Compiled:
     ) -> None:
         """Train on one slice of an epoch; see `Executor.run`."""
         self._sums[0], self._sums[1] = tally.total[0], tally.first_bad[0]
-        self._loop = self._load(loop_of(self.job, masked=state.trainable is not None))
+        whole = self._whole(batch_size, parameters, state)
         if self._n_parts > 1 and (self._split is None or self._split.state is not state):
             self._split = Split(
                 self.job, self._program, self._n_parts, self._formulas, self._enter, state
             )
-        whole = self._whole(batch_size, parameters, state)
         data = self._data.of(source)
         if data is not None and (order is None or order.dtype == np.int32):
             whole |= data
@@ -117,8 +121,20 @@ class Compiled:
         tally.total[0], tally.first_bad[0] = self._sums
 
     def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
-        """Return the arguments that do not change within a slice of an epoch."""
-        job, self._parameters = self.job, parameters
+        """Return the arguments that do not change within a slice of an epoch, nor from one to the
+        next while the arrays are the same: small epochs are done before they would be written.
+        """
+        self._parameters = parameters
+        arrays = [parameters.flat, state.gradient.flat, state.trainable, *state.slots]
+        same = self._batch_size == batch_size and len(arrays) == len(self._arrays)
+        if not same or any(one is not two for one, two in zip(arrays, self._arrays, strict=True)):
+            self._loop = self._load(loop_of(self.job, masked=state.trainable is not None))
+            self._batch_size, self._arrays = batch_size, arrays
+            self._arguments = self._written(batch_size, parameters, state)
+        return dict(self._arguments)
+
+    def _written(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
+        job = self.job
         self._tables = parameter_tables(parameters, state.gradient)
         self._tables |= velocity_tables(state.slots, parameters)
         self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
@@ -238,9 +254,7 @@ class Compiled:
         """Return the numbers of each of n updates, of n_rows rows each but for n_last in the last;
         of one, if they are all the same.
         """
-        optimizer = self.job.optimizer
-        same = type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
-        same &= not optimizer.schedule.per_update
+        optimizer, same = self.job.optimizer, self._same_scalars
         if self._penalised:
             same &= progress.weight_sums is None and n_last == n_rows
         table = []
