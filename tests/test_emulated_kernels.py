@@ -30,6 +30,8 @@ CASES = {
     "saturated": ((31, 34, 33), 64, ADAM, {"output": "sigmoid", "bias": False}),
     "ones": ((1, 1, 1), 8, ADAM, {"output": "sigmoid"}),
     "a long sum": ((300, 30, 10), 32, MOMENTUM, {}),
+    "sums that are split": ((140, 40, 5), 19, ADAM, {"hidden": "tanh"}),
+    "sums of rows that are split": ((9, 5, 3), 140, ADAM, {"hidden": "tanh"}),
     "a long row": ((2200, 2, 2), 38, ADAM, {}),
     "as deep as a table": ((7, *[4] * 15, 2), 19, ADAM, {"hidden": "tanh"}),
 }
@@ -40,7 +42,8 @@ def train(backend, executor, case, batch_size):
     sizes, _, optimizer, options = CASES[case]
     rng = np.random.default_rng(0)
     net = gb.Network(sizes, backend=backend, dtype="float64", rng=1, **options)
-    n, classes = N if batch_size > 1 else 8, net.model.loss.targets == "classes"
+    n, classes = max(N, batch_size), net.model.loss.targets == "classes"
+    n = n if batch_size > 1 else 8
     x = rng.normal(size=(n, sizes[0]))
     y = rng.integers(sizes[-1], size=n) if classes else rng.random((n, sizes[-1]))
     fit = {}
