@@ -11,7 +11,6 @@ from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import blas, cache, fixed
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
-from gpubackprop.executors.compiled.linear import is_plain
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.plans import loop_of
 from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
@@ -143,7 +142,7 @@ class Compiled:
             "K": position(self._loop.addresses), "clips": int(job.optimizer.clip_norm is not None),
             **{name: position(table) for name, table in self._tables.items()},
             "whole": 0, "first": 0, "last": 1,
-            "plain": int(is_plain(job.optimizer) and state.trainable is None),
+            "plain": int(job.optimizer.plain and state.trainable is None),
             "value": position(self._value), "sums": position(self._sums),
             "f": self._gemm, "limit": position(self._limit), "tallies": int(self._penalised),
             "flat": position(parameters.flat), "g": position(state.gradient.flat),

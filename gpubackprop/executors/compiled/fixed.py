@@ -15,7 +15,6 @@ from gpubackprop.backprop import SLICE
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import cache
 from gpubackprop.executors.compiled.header import header
-from gpubackprop.executors.compiled.linear import is_plain
 from gpubackprop.executors.compiled.printer import to_function
 from gpubackprop.model import Model
 
@@ -51,7 +50,7 @@ def can(job: Job, *, masked: bool) -> bool:
         job.batch_size is not None
         and job.batch_size <= SLICE
         and not (masked or job.weighted or any(model.dropout))
-        and is_plain(job.optimizer)
+        and job.optimizer.plain
         and model.activations[-1].elementwise
         and None not in (pair.loss, pair.delta)
         and max(n_parameters(model)) <= LAYER_PARAMETERS

@@ -8,13 +8,6 @@ from gpubackprop.backends.base import Backend
 from gpubackprop.optimizers import SGD, Optimizer
 
 
-def is_plain(optimizer: Optimizer) -> bool:
-    """Tell whether an update is ``w - learning_rate * g`` and nothing else, so that it can be part
-    of the product that computes g.
-    """
-    return is_linear(optimizer) and not optimizer.slots
-
-
 def is_linear(optimizer: Optimizer) -> bool:
     """Tell whether an update is that of `SGD`, with or without momentum, and nothing else."""
     extras = optimizer.penalty, optimizer.clip_norm, optimizer.weight_decay or None
