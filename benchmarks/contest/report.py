@@ -88,6 +88,7 @@ def verdict(cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, s
     over = ours / top if top else 0.0
     row = {
         "cell": cell.name,
+        "rows": f"{cell.rows}",
         "ours": number(ours),
         "by": name.removeprefix("ours-"),
         "best peer": number(top),
