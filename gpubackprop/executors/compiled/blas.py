@@ -2,7 +2,7 @@
 
 MKL if it is installed (the extra "mkl"), else the OpenBLAS that SciPy brings, else NumPy's. On
 AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains 3 % by it, and 1024-2048-2048-10
-loses 10 to 30 %. The environment variable GPUBACKPROP_BLAS = mkl, scipy or numpy chooses one.
+lost 7 to 32 %. The environment variable GPUBACKPROP_BLAS = mkl, scipy or numpy chooses one.
 """
 
 import ctypes

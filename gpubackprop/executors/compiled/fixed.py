@@ -35,7 +35,7 @@ LAYER_PARAMETERS, PARAMETERS_IN_ALL = 64, 256
 #: Seconds to compile the program for one sample or for batches, by parameter.
 SECONDS = {True: 0.05, False: 0.15}
 #: Seconds that it saves by sample, and what it must save: so many times what it takes to compile.
-SAVED, WORTH = {True: 0.35e-6, False: 0.1e-6}, 20
+SAVED, WORTH = {True: 0.35e-6, False: 0.1e-6}, 4
 
 
 def n_parameters(model: Model) -> list[int]:
@@ -59,15 +59,16 @@ def can(job: Job, *, masked: bool) -> bool:
 
 
 def is_wanted(job: Job) -> bool:
-    """Tell whether the program is there already, or the job is worth compiling it.
+    """Tell whether the job is worth compiling the program.
 
-    The environment variable GPUBACKPROP_FIXED = never or always decides instead.
+    Whether it is there already plays no part: the same job must end in the same bits today and
+    tomorrow. The environment variable GPUBACKPROP_FIXED = never or always decides instead.
     """
     chosen = os.environ.get("GPUBACKPROP_FIXED")
     if chosen in ("never", "always"):
         return chosen == "always"
     saved = (job.n_samples or 0) * job.epochs * SAVED[job.batch_size == 1]
-    return saved >= WORTH * compile_seconds(job) or is_ready(job)
+    return saved >= WORTH * compile_seconds(job)
 
 
 def compile_seconds(job: Job) -> float:
