@@ -20,10 +20,15 @@ class Gather:
     backend : Backend
     targets : bool, optional
         Whether Y is wanted.
+    views : bool, optional
+        Whether views of the data itself will do. Without them, what is returned begins at one of a
+        few addresses.
     """
 
-    def __init__(self, model: Model, backend: Backend, *, targets: bool = True) -> None:
-        self.model, self.backend, self.targets = model, backend, targets
+    def __init__(
+        self, model: Model, backend: Backend, *, targets: bool = True, views: bool = True
+    ) -> None:
+        self.model, self.backend, self.targets, self.views = model, backend, targets, views
         self._turns = backend.turns()
         self._sets = [_Set(model, backend) for _ in range(self._turns.n_sets)]
 
@@ -47,7 +52,7 @@ class Gather:
         """
         n, sizes = stop - start, self.model.sizes
         X = None
-        if order is None:
+        if order is None and self.views:
             view = source.view(start, stop)
             if view is not None:
                 return view

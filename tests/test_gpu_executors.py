@@ -472,6 +472,20 @@ def test_graphs_are_few(cupy_backend):
     assert all(k & (k - 1) == 0 and k <= STEPS for k in made)
 
 
+def test_graphs_of_data_on_the_host_are_few(cupy_backend, monkeypatch):
+    # Rows are copied into one of two sets of buffers while the other is trained on.
+    monkeypatch.setattr(cupy_backend, "free_bytes", lambda: 0)
+    made = []
+    capture = Graph._capture
+    monkeypatch.setattr(
+        Graph, "_capture", lambda self, k, *rest: (made.append(k), capture(self, k, *rest))[1]
+    )
+    net = gb.Network([9, 7, 3], hidden="tanh", backend="cupy", rng=0)
+    rows = np.tile(X, (40, 1)), np.tile(LABELS, 40)
+    net.fit(*rows, batch_size=8, epochs=6, executor="graph", progress=False)
+    assert len(made) <= 2 * len(set(made)) + 8  # and a few while the buffers grow
+
+
 @pytest.mark.parametrize("batch_size", [1, 32, 1000, 8192])
 @pytest.mark.parametrize("n_in", [1, 784, 100_000])
 def test_how_many_updates_a_graph_holds(batch_size, n_in):

@@ -12,6 +12,7 @@ from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally
 from gpubackprop.executors.eager import Eager
 from gpubackprop.executors.resident import Resident
+from gpubackprop.gather import Gather
 from gpubackprop.model import Model
 from gpubackprop.types import Array
 
@@ -45,6 +46,7 @@ class Graph:
         self._step.scalars = fused.scalars  # one place in the run for both
         self._graphs: dict[Any, _Captured] = {}
         self._resident = Resident(job.model, job.backend)
+        self._gather = Gather(job.model, job.backend, views=False)
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -101,10 +103,10 @@ class Graph:
         self._eager.begin(source, start, k * batch_size, batch_size, state, progress)
         there = order is None or self.job.backend.owns(order)
         data = self._resident.of(source) if there else None
-        rows = self._resident.buffers(k * batch_size, source.weighted)
         if data is None:
-            part = slice(start, start + len(rows[0]))
-            source.take(part if order is None else order[part], *rows)
+            rows = self._gather.rows(source, order, start, start + k * batch_size)
+        else:
+            rows = self._resident.buffers(k * batch_size, source.weighted)
         held = _Held(data, order, rows, parameters, state, tally)
         key = (k, batch_size, *held.key())
         if key not in self._graphs:
