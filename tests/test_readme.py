@@ -38,7 +38,7 @@ def test_code_runs_and_prints_what_stands_below_it(number, capsys):
 def test_both_commands_stand_where_they_are_looked_for():
     for name, command in (
         ("main", 'python -m pip install ".[all]" && gpubackprop compare'),
-        ("test", 'python -m pip install ".[test]" && python -m pytest'),
+        ("test", 'python -m pip install ".[test]" && python -m pytest -n auto'),
     ):
         (found,) = re.findall(rf"<!-- {name} command -->\n```console\n(.*?)\n```", TEXT)
         assert found == command
