@@ -8,22 +8,20 @@ import os
 import threading
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubackprop import arguments, backends, memory, onnx_export, optimizers, storage
+from gpubackprop import arguments, backends, memory, optimizers
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend
 from gpubackprop.backprop import Dropping
 from gpubackprop.buffers import Gradient, Parameters
-from gpubackprop.checkpoints import Checkpoints
 from gpubackprop.data import Batches, Source, default_shuffle, source
 from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors import compile_seconds
 from gpubackprop.executors.base import Job
 from gpubackprop.gather import Gather
-from gpubackprop.gradcheck import GradientCheck, check
 from gpubackprop.history import History
 from gpubackprop.losses import Loss
 from gpubackprop.model import Model
@@ -32,9 +30,14 @@ from gpubackprop.progress import ProgressLine
 from gpubackprop.schema import Schema
 from gpubackprop.stepping import Stepper
 from gpubackprop.threads import limited, usable_threads
-from gpubackprop.trace import Trace, trace
 from gpubackprop.training import Trainer
 from gpubackprop.types import Array
+
+# What not every program uses is imported by the functions that need it.
+if TYPE_CHECKING:
+    from gpubackprop.checkpoints import Checkpoints
+    from gpubackprop.gradcheck import GradientCheck
+    from gpubackprop.trace import Trace
 
 
 class Network:
@@ -260,6 +263,8 @@ class Network:
             At Ctrl-C, between two slices of about 0.1 s. The network is usable and `history` holds
             what was done.
         """
+        from gpubackprop.checkpoints import Checkpoints
+
         chosen = optimizers.get(optimizer)
         n_epochs = arguments.integer("epochs", epochs, 1)
         frozen = arguments.trainable(trainable, self.model)
@@ -393,6 +398,8 @@ class Network:
         Trace
             Its lists are NumPy arrays; ``print`` shows it as a table.
         """
+        from gpubackprop.trace import trace
+
         chosen = None if optimizer is None else optimizers.get(optimizer)
         frozen = arguments.trainable(trainable, self.model)
         with self.backend.active():
@@ -506,6 +513,8 @@ class Network:
         labels, feature_names, preprocessing : optional
             What the file says instead of `schema`; see `Schema`.
         """
+        from gpubackprop import storage
+
         schema = self.schema.replaced(labels, feature_names, preprocessing)
         with self.backend.active():
             flat = self.backend.to_numpy(self._parameters.flat)
@@ -542,6 +551,8 @@ class Network:
         ValueError
             If labels are wanted of outputs that are no probabilities.
         """
+        from gpubackprop import onnx_export
+
         outputs = onnx_export.for_network(self.schema, self.model, labels, zipmap)
         with self.backend.active():
             parameters = Parameters(self.model, self.backend.to_numpy(self._parameters.flat))
@@ -624,6 +635,8 @@ def load(
         If it is truncated, foreign, damaged, oversized, or of a newer format version; the message
         says which.
     """
+    from gpubackprop import storage
+
     stored = storage.load(path)
     net = object.__new__(Network)
     net._setup(stored.model, backends.get(backend), arguments.generator(rng))
@@ -661,6 +674,8 @@ def gradient_check(
         Its `error` is the largest difference divided by the largest |gradient| of the network. A
         right gradient has one below about 1e-8.
     """
+    from gpubackprop.gradcheck import check
+
     h = arguments.positive("h", h)
     double = net.copy(dtype="float64")
     dropping = Dropping(double._dropout_seed, double._steps)

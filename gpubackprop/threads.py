@@ -1,14 +1,18 @@
 """How many threads a network may train with: BLAS's, and a pool of our own."""
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop.errors import missing
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 
 class _Shared:
@@ -158,6 +162,8 @@ def run_all(calls: Sequence[Callable[[], None]]) -> None:
 
 def _pool(n: int) -> ThreadPoolExecutor:
     """Return the pool, of n threads at least. A smaller one before it ends when its work does."""
+    from concurrent.futures import ThreadPoolExecutor
+
     shared = _shared
     with shared.lock:
         if shared.pool is None or shared.size < n:

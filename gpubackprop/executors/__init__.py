@@ -1,18 +1,31 @@
 """The registry of executors, and which one a job gets."""
 
+from collections import UserDict
+from importlib import import_module
+from typing import Any
+
 from gpubackprop.executors import cpu_cost, gpu_cost
 from gpubackprop.executors.base import Executor, Job
-from gpubackprop.executors.block import Block
-from gpubackprop.executors.compiled import Compiled
 from gpubackprop.executors.eager import Eager
-from gpubackprop.executors.graph import Graph, steps_of_graph
 
 __all__ = ["EXECUTORS", "Executor", "Job", "get"]
 
+
+class _Registry(UserDict[str, Any]):
+    """Executors by name. Each is the name of its class until it is first asked for: then its
+    module, `gpubackprop.executors.<name>`, is imported.
+    """
+
+    def __getitem__(self, name: str) -> type[Executor]:
+        kind = self.data[name]
+        if isinstance(kind, str):
+            kind = self.data[name] = getattr(import_module(f"{__name__}.{name}"), kind)
+        executor: type[Executor] = kind
+        return executor
+
+
 #: The executors by name.
-EXECUTORS: dict[str, type[Executor]] = {
-    executor.name: executor for executor in (Eager, Compiled, Graph, Block)
-}
+EXECUTORS = _Registry(eager="Eager", compiled="Compiled", graph="Graph", block="Block")
 
 
 def get(executor: str, job: Job) -> Executor:
@@ -57,13 +70,20 @@ def choose(job: Job) -> type[Executor]:
         return choose_on_gpu(job, job.backend.multiprocessors)
     saved = cpu_cost.seconds_saved(job)
     # Numba is imported only by a job that may be worth it.
-    if saved < cpu_cost.IMPORT_SECONDS or Compiled.refusal(job) is not None:
+    if saved < cpu_cost.IMPORT_SECONDS:
+        return Eager
+    from gpubackprop.executors.compiled import Compiled
+
+    if Compiled.refusal(job) is not None:
         return Eager
     return Compiled if saved > cpu_cost.IMPORT_SECONDS + Compiled.seconds_to_begin(job) else Eager
 
 
 def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:
     """Return what "auto" means on a GPU with so many multiprocessors; see `gpu_cost`."""
+    from gpubackprop.executors.block import Block
+    from gpubackprop.executors.graph import Graph, steps_of_graph
+
     n, n_samples = job.batch_size, job.n_samples
     if n is None or n_samples is None:
         return Eager
@@ -93,6 +113,8 @@ def compile_seconds(executor: str, job: Job) -> float:
     job : Job
     """
     kind = choose(job) if executor == "auto" else EXECUTORS.get(executor)
-    if kind is not Compiled or refusal(kind, job) is not None:
+    if kind is None or kind.name != "compiled" or refusal(kind, job) is not None:
         return 0.0
+    from gpubackprop.executors.compiled import Compiled
+
     return Compiled.seconds_to_begin(job)
