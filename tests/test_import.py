@@ -75,6 +75,57 @@ print(sorted(new - sys.stdlib_module_names - {"gpubackprop", "numpy"}))
     assert run(code) == "[]"
 
 
+#: What a first look does without, so that it does not wait for it.
+LATER = (
+    "gpubackprop.backends.cuda",
+    "gpubackprop.checkpoints",
+    "gpubackprop.container",
+    "gpubackprop.executors.block",
+    "gpubackprop.executors.compiled",
+    "gpubackprop.executors.graph",
+    "gpubackprop.gradcheck",
+    "gpubackprop.onnx_export",
+    "gpubackprop.storage",
+    "gpubackprop.trace",
+    "gpubackprop.worked",
+    "concurrent.futures",
+    "hashlib",
+    "html",
+    "importlib.metadata",
+    "importlib.resources",
+    "tempfile",
+)
+
+
+def test_what_import_leaves_for_later():
+    """We load nothing of it, NumPy may; and each is there, so that no name here is out of date."""
+    code = f"""
+import importlib, sys, numpy
+names = [name for name in {LATER!r} if name not in sys.modules]
+import gpubackprop
+print([name for name in names if name in sys.modules])
+for name in names:
+    importlib.import_module(name)
+"""
+    assert run(code) == "[]"
+
+
+def test_executors_are_imported_when_they_are_asked_for():
+    """Neither a list of them nor a fit that is too short for Numba does it."""
+    code = """
+import sys
+import numpy as np
+import gpubackprop as gb
+from gpubackprop.executors import EXECUTORS
+net = gb.Network([3, 4, 2], rng=0, backend="numpy")
+assert net.fit(np.ones((20, 3)), np.arange(20) % 2, epochs=2).executor == "eager"
+others = [name for name in EXECUTORS if name != "eager"]
+print(others, [name for name in others if f"gpubackprop.executors.{name}" in sys.modules])
+print([EXECUTORS[name].name for name in others] == others)
+"""
+    assert run(code).splitlines() == ["['compiled', 'graph', 'block'] []", "True"]
+
+
 def test_what_import_leaves_alone():
     """No thread, no change of NumPy's error handling or of the warnings, nothing printed."""
     code = """
