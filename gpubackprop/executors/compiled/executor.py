@@ -12,7 +12,8 @@ from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import blas, cache, fixed
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
-from gpubackprop.executors.compiled.plans import loop_of
+from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
+from gpubackprop.executors.compiled.plans import loop_of, steps_outer
 from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
 from gpubackprop.executors.compiled.tables import (
@@ -47,7 +48,7 @@ class Compiled:
         self._buffer: dict[str, int] | None = None
         self._data = _Data()
         self._batch_size, self._arrays = 0, list[Array]()
-        self._value, self._sums = np.zeros(1), np.zeros(2)
+        self._value, self._sums = np.zeros(1), np.zeros(3)
         self._penalised = job.penalised and job.optimizer.penalty is not None
         optimizer = job.optimizer
         self._same_scalars = not optimizer.schedule.per_update and (
@@ -117,7 +118,7 @@ class Compiled:
                 n = min(block, stop - s)
                 whole |= self._gathered(source, order, s, s + n)
                 self._call(whole, 0, n, batch_size, state, progress)
-        tally.total[0], tally.first_bad[0] = self._sums
+        tally.total[0], tally.first_bad[0] = self._sums[:2]
 
     def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
         """Return the arguments that do not change within a slice of an epoch, nor from one to the
@@ -138,7 +139,7 @@ class Compiled:
         self._tables |= velocity_tables(state.slots, parameters)
         self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
         return {
-            **self._workspace_of(batch_size), **self._formulas,
+            **self._workspace_of(batch_size), **self._formulas, **self._outer_step(state),
             "K": position(self._loop.addresses), "clips": int(job.optimizer.clip_norm is not None),
             **{name: position(table) for name, table in self._tables.items()},
             "whole": 0, "first": 0, "last": 1,
@@ -147,6 +148,20 @@ class Compiled:
             "f": self._gemm, "limit": position(self._limit), "tallies": int(self._penalised),
             "flat": position(parameters.flat), "g": position(state.gradient.flat),
             "trainable": position(state.trainable),
+        }  # fmt: skip
+
+    def _outer_step(self, state: State) -> dict[str, int]:
+        """Return what the loop needs where it steps W while it computes its gradient."""
+        job, n_weights = self.job, self.job.model.layout.n_weights
+        if not steps_outer(job, masked=state.trainable is not None):
+            return {"outer_step": 0, "outer_C": 0, "bias_slots": 0, "block": 0}
+        dtype = job.model.dtype
+        text, constants = write_outer_step(dtype, job.optimizer)
+        self._tables["bias_slots"] = self._tables["slots"] + n_weights
+        self._outer_constants = np.array([*constants, 0.0], dtype)
+        return {
+            "outer_step": cache.load(text).outer_step.address,
+            "outer_C": position(self._outer_constants), "block": BLOCK,
         }  # fmt: skip
 
     def _workspace_of(self, batch_size: int) -> dict[str, int]:

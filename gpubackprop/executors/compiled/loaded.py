@@ -3,7 +3,8 @@
 import numpy as np
 
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import cache, fixed
+from gpubackprop.executors.compiled import cache, fixed, plans
+from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.source import (
     KERNELS,
     LOOPS,
@@ -30,6 +31,8 @@ def seconds_to_load(job: Job, name: str) -> float:
         return 0.0 if fixed.is_ready(job) else fixed.compile_seconds(job)
     parts = [(write_formulas(job.model, job.optimizer).text, FORMULAS_SECONDS)]
     parts += [(text, LOOP_SECONDS) for text in texts(job.model.dtype, name)]
+    if plans.steps_outer(job, masked=job.masked):
+        parts.append((write_outer_step(job.model.dtype, job.optimizer)[0], FORMULAS_SECONDS))
     return sum(seconds for text, seconds in parts if not cache.is_ready(text))
 
 

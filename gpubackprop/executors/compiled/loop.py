@@ -29,7 +29,13 @@ from gpubackprop.executors.compiled.kernels import (
     vector_matrix,
     weigh,
 )  # fmt: skip
-from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
+from gpubackprop.executors.compiled.micro import (
+    apply_rows,
+    clear,
+    combine_rows,
+    product_rows,
+    scale_all,
+)
 
 if TYPE_CHECKING:
     T: Any = None
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     mix: Any = None
     is_finite: Any = None
     call: Any = None  # the address of one of `source.FORMULAS`, then seven integers
+    call_long: Any = None  # the address of what `outer_step` has printed, then ten
     NO: Any = None
     YES: Any = None
 
@@ -109,20 +116,45 @@ def forward(
             x = h[l]
 
 
+def back_and_step(
+    K: Ints, w: int, first: int, slots: int, d: int, x: int, below: int, m: int, n: int,
+    scalars: int, outer_step: int, outer_C: int, block: int, penalty: int,
+) -> None:  # fmt: skip
+    """Write ``d @ W`` into `below`, unless that is 0, and step W: while a block of rows is near."""
+    if below == 0:
+        call_long(outer_step, w, first, slots, d, x, scalars, m, n, outer_C, penalty)
+    else:
+        clear(below, n)
+        rows = max(1, block // (4 * n)) * 4
+        for j in range(0, m, rows):
+            k, at = min(rows, m - j), first + j * n
+            combine_rows(w + at, n, d + j, below, n, k)
+            call_long(outer_step, w, at, slots, d + j, x, scalars, k, n, outer_C, penalty)
+
+
 def backward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints,
     h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints, threshold: Ints, f: int,
     derive: int, C: int, x0: int, rows: int, iota: int, columns: int, k: int, single: int,
-    fused: int, rate: int, factors: int,
+    fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int, outer_step: int,
+    outer_C: int, block: int, penalty: int,
 ) -> None:  # fmt: skip
-    """Carry the output's delta back; step W and b if fused, else write or add up dW and db."""
+    """Carry the output's delta back; step W and b if fused, else write or add up dW and db.
+
+    If stepped, W alone is, by what `outer_step` has printed.
+    """
     factor, kept = numbers(factors)[0], numbers(factors)[1]
     for i in range(n_layers):
         l = n_layers - 1 - i
         m, n, d = n_out[l], n_in[l], delta[l]
         x = x0 if l == 0 else h[l - 1]
         out = W[l] if fused else dW[l]
-        if single and fused and l > 0:
+        if stepped:
+            back_and_step(
+                K, flat, W[l] - flat, slots, d, x, delta[l - 1] if l > 0 else 0, m, n, rate,
+                outer_step, outer_C, block, penalty,
+            )  # fmt: skip
+        elif single and fused and l > 0:
             back_and_update(W[l], d, rate, x, delta[l - 1], m, n)
         elif single:
             if l > 0:
@@ -190,12 +222,14 @@ def train(
     sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
     size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate: int, derive: int,
     loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int, tallies: int,
+    outer_step: int, outer_C: int, bias_slots: int, block: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
     A batch that comes in several calls has `whole` rows in all, of which `first` came before;
     `last` tells whether these are its last. `rows_wise` is what `tables.rows_wise` returns;
-    `tallies` tells whether penalties are part of the loss.
+    `tallies` tells whether penalties are part of the loss. Where `outer_step` is not 0, a batch of
+    one sample steps each W while its gradient is computed, and puts the penalties into sums[2].
     """
     s, done, end = start, 0, n_layers - 1
     o, zo, do, m = a[end], z[end], delta[end], n_out[end]
@@ -205,6 +239,7 @@ def train(
         n_batch = n if whole == 0 else whole
         single = n_batch == 1
         fused = plain != 0 and n == n_batch and n <= chunk
+        stepped = outer_step != 0 and single
         sc = scalars + done * scalars_step
         factor[2] = T(1.0 / n_batch)
         if first == 0:
@@ -248,13 +283,20 @@ def train(
                 weigh(do, w_buffer, m, k)
             backward(
                 K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
-                f, derive, C, x, x_rows, iota, columns, k, single, fused, sc, factors,
+                f, derive, C, x, x_rows, iota, columns, k, single, fused, sc, factors, stepped,
+                flat, slots, outer_step, outer_C, block, sums + 2,
             )  # fmt: skip
         if last:
             record(doubles(value), batch + done, doubles(sums))
-            if tallies:
+            if tallies and stepped:
+                doubles(sums)[0] += numbers(sc)[4] * doubles(sums)[2]
+            elif tallies:
                 add_penalty(flat, sc, n_weights, sums)
-            if not fused:
+            doubles(sums)[2] = 0.0
+            if stepped:
+                b0, db0 = flat + n_weights, g + n_weights
+                call(step, b0, db0, bias_slots, sc, size - n_weights, C, 0)
+            elif not fused:
                 update(
                     K, penalize, decay, step, flat, g, slots, trainable, size, n_weights, clips,
                     limit, sc, C,

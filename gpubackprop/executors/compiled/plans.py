@@ -38,6 +38,15 @@ def loop_of(job: Job, *, masked: bool) -> str:
     return "held back" if holds else "direct"
 
 
+def steps_outer(job: Job, *, masked: bool) -> bool:
+    """Tell whether the direct loop steps each W while it computes its gradient, an outer product:
+    see `outer_step`. A plain step has kernels of its own.
+    """
+    optimizer = job.optimizer
+    able = job.batch_size == 1 and not masked and optimizer.clip_norm is None
+    return able and not optimizer.plain and loop_of(job, masked=masked) == "direct"
+
+
 def updates_back(model: Model) -> int:
     """Return how many updates are kept back at a time.
 

@@ -1,6 +1,6 @@
 """Prints an expression as a loop over elements for Numba, every number in the arrays' dtype."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gpubackprop import dropout
 from gpubackprop.expressions import Expression, Node, infix
@@ -23,9 +23,37 @@ class Constants:
         return len(self.values) - 1
 
 
-def to_scalar(node: Node) -> str:
-    """Print a formula in a type `T`."""
-    return infix(node, lambda x: f"T({x!r})", "({x} if {c} else {y})")
+def to_scalar(node: Node, name: Callable[[str], str] = str) -> str:
+    """Print a formula in a type `T`, its names as `name` prints them."""
+    return infix(node, lambda x: f"T({x!r})", "({x} if {c} else {y})", name=name)
+
+
+def to_statements(
+    expression: Expression,
+    constants: Constants,
+    scalars: Mapping[str, str] | None = None,
+    name: Callable[[str], str] = str,
+) -> tuple[list[str], list[str]]:
+    """Print an expression as lines that come before a loop and lines for each element.
+
+    Parameters
+    ----------
+    expression : Expression
+    constants : Constants
+        Gets the expression's, which are read from the position `_C`.
+    scalars : mapping of str to str, optional
+        By the name of each scalar, an expression for it.
+    name : callable, optional
+        What the expression's names are printed as; by default as they are.
+    """
+    folded = expression.folded
+    before = ["_constants = numbers(_C)"] if folded.constants else []
+    for constant, value in folded.constants.items():
+        before.append(f"{name(constant)} = _constants[{constants.place(value)}]")
+    before += [f"{name(scalar)} = {text}" for scalar, text in (scalars or {}).items()]
+    return before, [
+        f"{name(target)} = {to_scalar(node, name)}" for target, node in folded.statements
+    ]
 
 
 def to_loop(
@@ -47,18 +75,13 @@ def to_loop(
     scalars : mapping of str to str, optional
         By the name of each scalar, an expression for it.
     """
-    folded = expression.folded
+    before, statements = to_statements(expression, constants, scalars)
     lines = [f"_at{place} = numbers({place})" for place in dict.fromkeys(places.values())]
-    if folded.constants:
-        lines.append("_constants = numbers(_C)")
-    for name, value in folded.constants.items():
-        lines.append(f"{name} = _constants[{constants.place(value)}]")
-    lines += [f"{name} = {text}" for name, text in (scalars or {}).items()]
-    lines.append("for _i in range(_n):")
-    read = frozenset().union(*(node.names() for _, node in folded.statements))
+    lines += [*before, "for _i in range(_n):"]
+    read = frozenset().union(*(node.names() for _, node in expression.folded.statements))
     begin = [name for name in places if name in read and name not in ("out",)]
     lines += [f"    {name} = _at{places[name]}[_i]" for name in begin]
-    lines += [f"    {target} = {to_scalar(node)}" for target, node in folded.statements]
+    lines += [f"    {line}" for line in statements]
     return [*lines, *(f"    _at{places[name]}[_i] = {name}" for name in expression.outputs)]
 
 

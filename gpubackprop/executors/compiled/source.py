@@ -13,6 +13,7 @@ from gpubackprop.activations import Activation
 from gpubackprop.executors.compiled import held_back, kernels, loop, micro
 from gpubackprop.executors.compiled.header import FLAGS, header
 from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
+from gpubackprop.expressions import Expression
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 
@@ -113,15 +114,15 @@ class Program:
 def write_kernels(dtype: np.dtype, name: str) -> str:
     """Write the module of some kernels, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
-    parts += [_callable(name, names, body) for name, (names, body) in KERNELS[name].items()]
-    return _join(parts)
+    parts += [by_address(name, names, body) for name, (names, body) in KERNELS[name].items()]
+    return join(parts)
 
 
 @functools.lru_cache
 def write_loop(dtype: np.dtype, name: str) -> str:
     """Write the module of a loop over batches, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
-    return _join([*parts, *_loop_functions(LOOPS[name]), _entry(LOOPS[name])])
+    return join([*parts, *_loop_functions(LOOPS[name]), _entry(LOOPS[name])])
 
 
 def write_formulas(model: Model, optimizer: Optimizer) -> Program:
@@ -138,15 +139,16 @@ def write_formulas(model: Model, optimizer: Optimizer) -> Program:
         **_output(model, constants),
         **_optimizer(optimizer, constants),
     }
-    parts = [_callable(name, names, bodies[name]) for name, names in FORMULAS.items()]
-    return Program(_join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
+    parts = [by_address(name, names, bodies[name]) for name, names in FORMULAS.items()]
+    return Program(join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
 
 
-def _join(parts: list[str]) -> str:
+def join(parts: list[str]) -> str:
+    """Put the parts of a module together."""
     return "\n\n\n".join(parts) + "\n"
 
 
-def _callable(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
+def by_address(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
     """Print a function that has an address."""
     signature = f"void({', '.join(['int64'] * len(arguments))})"
     options = f'cache=True, error_model="numpy", fastmath={FLAGS}'
@@ -191,25 +193,34 @@ def _output(model: Model, constants: Constants) -> dict[str, list[str]]:
     return {"loss_terms": terms, "loss_delta": delta}
 
 
+def scalar_places(expression: Expression) -> dict[str, str]:
+    """Return where a penalty or a decay finds each of its scalars."""
+    columns = {"rate": 1, "l2": 2, "l1": 3}
+    return {name: f"numbers(_scalars)[{columns[name]}]" for name in expression.scalars}
+
+
+def step_scalars(optimizer: Optimizer) -> dict[str, str]:
+    """Return where an update finds each of its scalars."""
+    names = optimizer.expression.scalars
+    return {name: f"numbers(_scalars)[{N_SCALARS + i}]" for i, name in enumerate(names)}
+
+
 def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str]]:
     """Print penalty, decay and step."""
     penalty: list[str] = []
     if optimizer.penalty is not None:
-        factors = {"l2": "numbers(_scalars)[2]", "l1": "numbers(_scalars)[3]"}
-        factors = {name: factors[name] for name in optimizer.penalty.scalars}
+        factors = scalar_places(optimizer.penalty)
         penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"}, factors)
     decay: list[str] = []
     if optimizer.weight_decay:
-        rate = {"rate": "numbers(_scalars)[1]"}
+        rate = scalar_places(optimizer.decay)
         decay = _under("_trainable == 0", to_loop(optimizer.decay, constants, {"w": "_w"}, rate))
         places = {"trainable": "_trainable", "w": "_w"}
         masked = to_loop(optimizer.masked_decay, constants, places, rate)
         decay += _under("_trainable != 0", masked)
     expression = optimizer.expression
     w, *slots = expression.outputs
-    scalars = {
-        name: f"numbers(_scalars)[{N_SCALARS + i}]" for i, name in enumerate(expression.scalars)
-    }
+    scalars = step_scalars(optimizer)
     places = {"g": "_g", w: "_w", **{name: f"_slot{i}" for i, name in enumerate(slots)}}
     step = [f"_slot{i} = codes(_slots)[{i}]" for i in range(len(slots))]
     step += to_loop(expression, constants, places, scalars)
