@@ -159,7 +159,7 @@ def test_on_every_backend(job, backend, tmp_path):
     all_ends_alike(job, backend, tmp_path, 9)
 
 
-@pytest.mark.parametrize("executor", set(EXECUTORS) - {"eager"})
+@pytest.mark.parametrize("executor", sorted(set(EXECUTORS) - {"eager"}))
 @pytest.mark.parametrize("job", JOBS)
 def test_with_every_other_executor(job, executor, tmp_path):
     """On the host."""
@@ -170,7 +170,7 @@ def test_with_every_other_executor(job, executor, tmp_path):
             fit(make(**JOBS[job][1]), job, executor=executor)
 
 
-@pytest.mark.parametrize("executor", set(EXECUTORS) - HOST)
+@pytest.mark.parametrize("executor", sorted(set(EXECUTORS) - HOST))
 def test_with_every_executor_of_the_device(executor, cupy_backend, tmp_path):
     """At the first of these jobs that it can do, from a few checkpoints."""
     refusals = []
