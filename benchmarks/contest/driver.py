@@ -38,6 +38,8 @@ def environment(threads: int) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        # A small network's program, which a longer job than a burst gets, is made in the warm-up.
+        "GPUBACKPROP_FIXED": "always",
     }
     paths = [str(Path(__file__).resolve().parents[1]), *sys.path]
     env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

@@ -183,7 +183,11 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"- {ENGINES[e].title}, {n}: {remark(c[e])}"
         for n, c in results.items() for e in c if remark(c[e])
     ]  # fmt: skip
-    parts += ["### Notes", "\n".join(notes)] if notes else []
+    notes.append(
+        "- gpubackprop runs with `GPUBACKPROP_FIXED=always`: networks like 4-4-4-1 have a program "
+        "of their own, as jobs that are worth compiling it get it by themselves."
+    )
+    parts += ["### Notes", "\n".join(notes)]
     if found["first_use"]:
         parts += [
             f"### First use and memory ({found['first_cell']})",
