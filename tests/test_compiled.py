@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -483,9 +482,7 @@ def test_two_processes_at_once(tmp_path):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert not [name for name in names if name.endswith(".part")]
     # Read from the folder by a third, which compiles nothing.
-    began = time.perf_counter()
     assert subprocess.run(start, env=env, capture_output=True, check=True).stdout in texts
-    assert time.perf_counter() - began < 30
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
