@@ -40,6 +40,7 @@ def test_what_does_not_depend_on_the_batch():
 def pool(cupy_backend):
     """CuPy's pool, whose limit is taken away at the end."""
     pool = cupy_backend.xp.get_default_memory_pool()
+    gc.collect()  # what other tests left
     pool.free_all_blocks()
     yield pool
     pool.set_limit(size=0)
@@ -60,7 +61,7 @@ def test_training_names_a_batch_size_that_fits(pool):
     assert pool.used_bytes() - before[1] < 3 * X.nbytes
     del caught
     gc.collect()
-    assert pool.used_bytes() == before[1]
+    assert pool.used_bytes() <= before[1]
     np.testing.assert_array_equal(net.weights[0].get(), before[0])
     fitting = int(text.partition("batch_size=")[2].split()[0])
     assert 500 < fitting < 4000
