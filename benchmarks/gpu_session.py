@@ -21,7 +21,7 @@ from typing import Any
 import gpu_model
 import gpu_torch
 import numpy as np
-from networks import NETWORKS, data
+from networks import NETWORKS, data, timed_backends
 from shared import lines_of
 
 import gpubackprop as gb
@@ -29,7 +29,6 @@ from gpubackprop import backends
 from gpubackprop.compare import Mode, check_training
 from gpubackprop.executors import EXECUTORS, Job
 from gpubackprop.machine import machine
-from gpubackprop.measure import emulated
 
 #: Rows of an update; "full" has as many rows as a device likes.
 MODES = {"SGD": 1, "mini-batch 32": 32, "mini-batch 256": 256, "batch 4096": 4096}
@@ -182,9 +181,7 @@ def ours(
 
 def engines(network: str) -> Iterator[tuple[str, str]]:
     """Yield (engine, executor) of all that may be timed."""
-    for backend in backends.usable(plain=True):
-        if emulated(backends.get(backend)):
-            continue
+    for backend in timed_backends(plain=True):
         for executor in EXECUTORS:
             if not backend.endswith("-plain") or executor == "eager":
                 yield backend, executor

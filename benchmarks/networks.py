@@ -1,4 +1,4 @@
-"""The networks, modes and data of the benchmarks, and which backends may be timed."""
+"""The networks and data of the benchmarks, and which backends may be timed."""
 
 import numpy as np
 
@@ -14,13 +14,14 @@ NETWORKS = {
         [1024, 2048, 2048, 10], "sigmoid", "softmax", "cross_entropy", 2048, 0.002,
     ),
 }  # fmt: skip
-#: Modes by their batch size.
-MODES = {"sgd": 1, "mini-batch 32": 32, "mini-batch 256": 256, "batch": "full"}
 
 
-def timed_backends() -> list[str]:
-    """Return the backends whose times mean something: an emulated GPU's do not."""
-    return [name for name in backends.usable() if not emulated(backends.get(name))]
+def timed_backends(*, plain: bool = False) -> list[str]:
+    """Return the backends whose times mean something (an emulated GPU's do not), the plain ones
+    too if asked for.
+    """
+    usable = backends.usable(plain=plain)
+    return [name for name in usable if not emulated(backends.get(name))]
 
 
 def data(network: str, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:

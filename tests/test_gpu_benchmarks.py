@@ -14,6 +14,7 @@ if str(BENCHMARKS) not in sys.path:
 
 import gpu_model  # noqa: E402
 import gpu_session  # noqa: E402
+import networks  # noqa: E402
 
 
 def test_the_model_counts_a_step_by_hand():
@@ -49,7 +50,7 @@ def tiny(monkeypatch):
 def test_a_session_times_every_engine(tiny, monkeypatch, tmp_path, capsys):
     require("cupy")
     # The emulator's times mean nothing, but every line of code that a GPU will run runs.
-    monkeypatch.setattr(gpu_session, "emulated", lambda backend: False)
+    monkeypatch.setattr(networks, "emulated", lambda backend: False)
     session = gpu_session.Session(tmp_path, "no GPU")
     gpu_session.run_benchmark(session, time.monotonic() + 3600)
     gpu_session.plot(session)

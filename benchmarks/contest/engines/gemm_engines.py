@@ -10,22 +10,12 @@ from typing import Any
 
 import numba
 import numpy as np
-from scipy.linalg import cython_blas
 
 from contest.cells import Cell, Data
 from contest.engines.base import Engine
+from gpubackprop.executors.compiled.blas import scipy_address
 
 _ARGUMENTS = {"gemm": 13, "gemv": 11, "ger": 9}
-
-
-def _openblas(name: str) -> Any:
-    capsule = cython_blas.__pyx_capi__[name]
-    api = ctypes.pythonapi
-    api.PyCapsule_GetName.restype = ctypes.c_char_p
-    api.PyCapsule_GetName.argtypes = [ctypes.py_object]
-    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
-    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    return api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
 
 
 @functools.cache
@@ -80,7 +70,7 @@ def _loop(make: Any) -> Any:
 
 
 def _make_openblas(name: str) -> Any:
-    return _function(_openblas(f"s{name}"), _ARGUMENTS[name])
+    return _function(scipy_address(f"s{name}"), _ARGUMENTS[name])
 
 
 def _make_mkl(name: str) -> Any:

@@ -114,9 +114,14 @@ def _started_mkl(path: str) -> ctypes.CDLL:
 
 
 def _scipy(kind: str) -> int:
+    return scipy_address(f"{kind}gemm")
+
+
+def scipy_address(name: str) -> int:
+    """Return where a function of SciPy's BLAS is, such as "sgemm"."""
     from scipy.linalg import cython_blas
 
-    capsule = cython_blas.__pyx_capi__[f"{kind}gemm"]
+    capsule = cython_blas.__pyx_capi__[name]
     api = ctypes.pythonapi
     api.PyCapsule_GetName.restype = ctypes.c_char_p
     api.PyCapsule_GetName.argtypes = [ctypes.py_object]
