@@ -60,6 +60,21 @@ def test_engines_agree_with_float64(cell, engine):
     assert distance(flat(trained.parameters()), expected, start) <= AGREEMENT
 
 
+@pytest.mark.parametrize("mode", ["sgd", "32"])
+def test_scikit_learn_trains_on_rows_that_lack_a_class(mode):
+    from contest.cells import AGREEMENT, CELLS, distance, flat, reference
+    from contest.engines import ENGINES
+
+    cell = CELLS[f"784-256-128-10/{mode}"]
+    data = cell.data()
+    order = np.flatnonzero(data.labels != 3)[: 2 * cell.batch_size]
+    trained = ENGINES["sklearn"].load()(cell, data, 1)
+    trained.train(order)
+    start = flat([p for pair in zip(data.weights, data.biases, strict=True) for p in pair])
+    expected = reference(cell, data, order, "cross_entropy")
+    assert distance(flat(trained.parameters()), expected, start) <= AGREEMENT
+
+
 def test_a_wrong_gradient_is_far_from_float64():
     from contest.cells import AGREEMENT, CELLS, distance, flat, reference
 

@@ -54,7 +54,7 @@ class Sklearn(Engine):
             self.model.shuffle, self.model.warm_start = False, False
             for rows in self.batches(order):
                 self.model.batch_size = len(rows)
-                self.model.partial_fit(self.data.X[rows], self.targets[rows], classes)
+                self.model.partial_fit(self.data.X[rows], self.targets[rows], classes=classes)
             self.model.warm_start = True
             return
         self._fit(self.data.X[order], Y, 1, False)
