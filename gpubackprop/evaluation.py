@@ -8,11 +8,12 @@ from gpubackprop import backprop
 from gpubackprop.backends.base import Backend
 from gpubackprop.buffers import Parameters, Workspace
 from gpubackprop.data import Source
+from gpubackprop.executors.prediction import Choice
 from gpubackprop.gather import Gather
 from gpubackprop.model import Model
 from gpubackprop.types import Array
 
-#: Numbers of X that are checked in one pass and go through the network at once.
+#: Numbers of X that the backend checks in one pass and passes through the network at once.
 _FEW = 65536
 
 
@@ -28,6 +29,7 @@ class Evaluator:
     def __init__(self, backend: Backend, model: Model) -> None:
         self.backend, self.model = backend, model
         self._workspace: Workspace | None = None
+        self._choice = Choice(model, backend)
         self._gather = Gather(model, backend)
         self._gather_X = Gather(model, backend, targets=False)
 
@@ -50,26 +52,55 @@ class Evaluator:
         for start in range(0, n, backprop.SLICE):
             stop = min(start + backprop.SLICE, n)
             X, _, _ = self._gather_X.rows(source, None, start, stop)
+            if self._written(parameters, X, out[start:stop]):
+                continue
             o = backprop.forward(
                 self.backend, self.model, parameters, X, self.workspace(stop - start)
             )
             self.backend.copy(o, out[start:stop])
         return out
 
+    def _written(self, parameters: Parameters, X: Array, out: Array) -> bool:
+        """Write outputs by compiled code; tell whether that could be done."""
+        if not self._reads(X):
+            return False
+        predictor = self._choice.predictor(len(X))
+        return predictor is not None and predictor.into(parameters, X, out, len(X))
+
     def at_once(self, parameters: Parameters, X: Any) -> Array | None:
-        """Return the outputs for few rows that can be read as they are, in an array of their own.
+        """Return the outputs for rows that can be read as they are, in an array of their own.
 
         A source would take longer to make than a row takes to predict. None for anything else, bad
-        data included: those take a source.
+        data included: those take a source. So do many rows, without compiled code.
         """
-        model, backend = self.model, self.backend
-        if type(X) is not np.ndarray or not backend.host or X.dtype != model.dtype or X.ndim != 2:
+        o = self.compiled(parameters, X)
+        if o is not None:
+            return o
+        if not self._reads(X) or X.size > _FEW or not np.isfinite(X).all():
             return None
-        fits = X.shape[1] == model.sizes[0] and 0 < X.size <= _FEW and X.flags.c_contiguous
-        if not fits or not np.isfinite(X).all():
+        with self.backend.active():
+            ws = self.workspace(len(X))
+            return backprop.forward(self.backend, self.model, parameters, X, ws).copy()
+
+    def compiled(self, parameters: Parameters, X: Any) -> np.ndarray | None:
+        """Return the outputs of compiled code; None where it is not to be had, or where a number
+        may not be finite.
+        """
+        if not self._reads(X):
             return None
-        o = backprop.forward(backend, model, parameters, X, self.workspace(len(X)))
-        return o.copy()
+        predictor = self._choice.predictor(len(X))
+        try:
+            return None if predictor is None else predictor.outputs(parameters, X)
+        except MemoryError:  # there is a way that can say why
+            return None
+
+    def _reads(self, X: Any) -> bool:
+        """Tell whether rows can be read as they are."""
+        if type(X) is not np.ndarray or not self.backend.host or X.ndim != 2:
+            return False
+        n, n_in = X.shape
+        fits = n > 0 and n_in == self.model.sizes[0] and X.dtype == self.model.dtype
+        return fits and X.flags.c_contiguous and X.flags.aligned
 
     def workspace(self, n: int) -> Workspace:
         """Return a workspace of n rows for going forward."""

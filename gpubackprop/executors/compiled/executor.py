@@ -8,8 +8,9 @@ from gpubackprop import backprop
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
+from gpubackprop.executors import prediction
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import blas, cache, fixed
+from gpubackprop.executors.compiled import blas, cache, fixed, predictor
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
@@ -38,6 +39,7 @@ class Compiled:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._program = write_formulas(job.model, job.optimizer)
+        compiles = not cache.is_ready(self._program.text)
         formulas = cache.load(self._program.text)
         self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
         self._loops: dict[str, LoadedLoop | FixedLoop] = {}
@@ -57,6 +59,9 @@ class Compiled:
         limit = optimizer.clip_norm
         self._limit = np.array([limit or 0.0], job.model.dtype)
         self._loop = self._load(loop_of(job, masked=job.masked))
+        if compiles:
+            predictor.prepare(job.model)
+        prediction.begin(more=compiles)
         self._n_parts = parts_of(job, self._loop.name)
         self._split: Split | None = None
         #: What BLAS is to be limited to meanwhile, the whole process's.
@@ -73,7 +78,11 @@ class Compiled:
     @staticmethod
     def seconds_to_begin(job: Job) -> float:
         """Return about how long it takes until the first batch: what is not cached is compiled."""
-        return seconds_to_load(job, loop_of(job, masked=job.masked))
+        name = loop_of(job, masked=job.masked)
+        seconds = seconds_to_load(job, name)
+        if name != "fixed" and not cache.is_ready(write_formulas(job.model, job.optimizer).text):
+            seconds += predictor.seconds_to_prepare(job.model)
+        return seconds
 
     @staticmethod
     def refusal(job: Job) -> str | None:

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from gpubackprop.activations import Activation
-from gpubackprop.executors.compiled import held_back, kernels, loop, micro
+from gpubackprop.executors.compiled import held_back, kernels, loop, micro, predict_loop
 from gpubackprop.executors.compiled.header import FLAGS, header
 from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
 from gpubackprop.expressions import Expression
@@ -20,6 +20,12 @@ from gpubackprop.optimizers import Optimizer
 #: Integers that are passed to what is called by its address; or, of a few kernels, so many.
 N_ARGUMENTS, N_MOST = 7, 10
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
+#: What a compiled function takes as an argument of its own, by the annotation: the type, and how
+#: the loop gets it. Arrays are read-only here, because such a parameter takes others too.
+_GIVEN = {
+    "Rows": ('types.Array(types.{dtype}, 2, "C", readonly=True)', "{name}.ctypes.data // {size}"),
+    "Given": ("types.int64", "{name}"),
+}
 
 
 def _definitions(module: ModuleType) -> list[ast.FunctionDef]:
@@ -64,17 +70,29 @@ class Loop:
 
     @functools.cached_property
     def parameters(self) -> dict[str, str]:
-        """What the compiled function reads from its one argument, an array of int64, in this order,
-        and what it makes of each.
+        """What the compiled function reads from its first argument, an array of int64, in this
+        order, and what it makes of each.
         """
+        return {name: kind for name, kind in self._arguments.items() if kind not in _GIVEN}
+
+    @functools.cached_property
+    def given(self) -> dict[str, str]:
+        """Its other arguments, and what each is."""
+        return {name: kind for name, kind in self._arguments.items() if kind in _GIVEN}
+
+    @functools.cached_property
+    def _arguments(self) -> dict[str, str]:
         arguments = self.functions[-1].args.args
         return {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in arguments}
 
 
-#: The loops over batches by name.
+_DIRECT = _definitions(loop)
+_FORWARD = [node for node in _DIRECT if node.name == "forward"]
+#: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
-    "direct": Loop(tuple(_definitions(loop)), ("kernels", "micro")),
+    "direct": Loop(tuple(_DIRECT), ("kernels", "micro")),
     "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro")),
+    "predict": Loop((*_FORWARD, *_definitions(predict_loop)), ("kernels", "micro")),
 }
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
 #: arguments are int64, most of them positions.
@@ -122,17 +140,26 @@ def write_kernels(dtype: np.dtype, name: str) -> str:
 def write_loop(dtype: np.dtype, name: str) -> str:
     """Write the module of a loop over batches, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
-    return join([*parts, *_loop_functions(LOOPS[name]), _entry(LOOPS[name])])
+    return join([*parts, *_loop_functions(LOOPS[name]), _entry(LOOPS[name], dtype)])
+
+
+def write_activations(model: Model) -> Program:
+    """Write the module of the activations of a network, which is all that going forward needs."""
+    return _write_activations(model.dtype, _layers(model))
+
+
+@functools.lru_cache
+def _write_activations(dtype: np.dtype, layers: "_Layers") -> Program:
+    constants = Constants()
+    kinds, of_layer = _kinds(layers)
+    activate = by_address("activate", FORMULAS["activate"], _activate(kinds, constants))
+    return Program(join([header(dtype.name), activate]), tuple(constants.values), of_layer)
 
 
 def write_formulas(model: Model, optimizer: Optimizer) -> Program:
     """Write the module of the formulas of a network and an optimiser."""
     constants = Constants()
-    kinds: dict[tuple[Activation, bool], int] = {}
-    of_layer = tuple(
-        kinds.setdefault(layer, len(kinds))
-        for layer in zip(model.activations, model.keeps_z, strict=True)
-    )
+    kinds, of_layer = _kinds(_layers(model))
     bodies = {
         "activate": _activate(kinds, constants),
         "derive": _derive(kinds, constants),
@@ -160,7 +187,20 @@ def _under(condition: str, lines: list[str]) -> list[str]:
     return [f"if {condition}:", *(f"    {line}" for line in lines)]
 
 
+_Layers = tuple[tuple[Activation, bool], ...]
 _Kinds = dict[tuple[Activation, bool], int]
+
+
+def _layers(model: Model) -> _Layers:
+    """Return of each layer what is printed for it: its activation, and whether z is kept."""
+    return tuple(zip(model.activations, model.keeps_z, strict=True))
+
+
+def _kinds(layers: _Layers) -> tuple[_Kinds, tuple[int, ...]]:
+    """Number the activations of a network, and return which each layer has."""
+    kinds: _Kinds = {}
+    of_layer = tuple(kinds.setdefault(layer, len(kinds)) for layer in layers)
+    return kinds, of_layer
 
 
 def _activate(kinds: _Kinds, constants: Constants) -> list[str]:
@@ -253,12 +293,22 @@ def _loop_functions(loop: Loop) -> tuple[str, ...]:
     return tuple(printed)
 
 
-def _entry(loop: Loop) -> str:
-    """Print the function that Python calls: it reads `Loop.parameters` and trains."""
-    values = []
-    for i, annotation in enumerate(loop.parameters.values()):
+def _entry(loop: Loop, dtype: np.dtype) -> str:
+    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop."""
+    reading = {name: f"r[{i}]" for i, name in enumerate(loop.parameters)}
+    for name, annotation in loop.parameters.items():
         pointer = _POINTERS.get(annotation)
-        values.append(f"{pointer}(r[{i}])" if pointer else f"r[{i}]")
-    lines = ["def entry(run):", "    r = codes(run)", f"    train({', '.join(values)})"]
-    decorator = '@njit("void(int64)", cache=True, nogil=True, error_model="numpy")'
-    return "\n".join([decorator, *lines])
+        reading[name] = f"{pointer}({reading[name]})" if pointer else reading[name]
+    kinds = ["types.int64"]
+    for name, annotation in loop.given.items():
+        kind, text = _GIVEN[annotation]
+        kinds.append(kind.format(dtype=dtype.name))
+        reading[name] = text.format(name=name, size=dtype.itemsize)
+    last = loop.functions[-1]
+    returns = last.returns is not None and ast.unparse(last.returns) == "int"
+    result = "types.int64" if returns else "types.void"
+    values = ", ".join(reading[name] for name in _names(last))
+    head = f"def entry({', '.join(['run', *loop.given])}):"
+    lines = [head, "    r = codes(run)", f"    return {last.name}({values})"]
+    options = 'cache=True, nogil=True, error_model="numpy"'
+    return "\n".join([f"@njit({result}({', '.join(kinds)}), {options})", *lines])

@@ -1,0 +1,51 @@
+"""The loop over rows that are predicted, which `source.py` copies into a module beside `forward`.
+
+Like `loop`, never called from Python, and made of positions. A parameter annotated as `Rows` is an
+array, as `Given` a number: both are arguments of the compiled function, beside its table.
+"""
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gpubackprop.executors.compiled.kernels import add_total, gather_columns
+from gpubackprop.executors.compiled.loop import forward
+
+if TYPE_CHECKING:
+    doubles: Any = None
+    is_finite: Any = None
+
+Ints: TypeAlias = Any
+Rows: TypeAlias = Any
+Given: TypeAlias = int
+
+
+def predict(
+    K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
+    mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
+    activate: int, rows_wise: int, C: int, X_buffer: int, iota: int, by_columns: int, row: int,
+    chunk: int, value: int, X: Rows, out: Rows, n_rows: Given,
+) -> int:  # fmt: skip
+    """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
+    not be finite: which of NaN and infinity a sum becomes depends on its order.
+    """
+    n, m, end = n_in[0], n_out[n_layers - 1], n_layers - 1
+    for p in range(0, n_rows, chunk):
+        k, x = min(chunk, n_rows - p), X + p * n
+        # The sum is NaN or infinite where a number is: in float64 too where it overflows.
+        doubles(value)[0] = 0.0
+        add_total(x, k * n, value)
+        if not is_finite(doubles(value)[0]):
+            return 0
+        columns = int(by_columns != 0 and k > 1)
+        if columns:
+            gather_columns(x, iota, X_buffer, n, k)
+            x = X_buffer
+        forward(
+            K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
+            activate, rows_wise, C, x, iota, iota, columns, row, 0, 0, k, int(k == 1),
+        )  # fmt: skip
+        # Outputs of a batch have a column for each row of X.
+        gather_columns(a[end], iota, out + p * m, k, m)
+        add_total(out + p * m, k * m, value)
+        if not is_finite(doubles(value)[0]):
+            return 0
+    return 1

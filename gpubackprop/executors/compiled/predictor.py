@@ -1,0 +1,142 @@
+"""Outputs of rows by compiled code: one native call for each slice of them."""
+
+import numpy as np
+
+from gpubackprop.backprop import SLICE
+from gpubackprop.buffers import Parameters
+from gpubackprop.executors.compiled import blas, cache
+from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
+from gpubackprop.executors.compiled.source import write_activations
+from gpubackprop.executors.compiled.tables import (
+    WIDE_PIECE,
+    Workspace,
+    pack,
+    parameter_tables,
+    piece_rows,
+    position,
+)  # fmt: skip
+from gpubackprop.model import Model
+
+#: What compiling takes: the loop over rows, and the activations of a network.
+LOOP_SECONDS, ACTIVATIONS_SECONDS = 1.0, 0.3
+#: So many rows go through the network one at a time: BLAS, and turning rows into columns, would
+#: take longer to begin.
+FEW_ROWS = 2
+#: Rows that go through it at once. As columns they are that far apart in memory: at powers of two
+#: they would share places in the cache.
+PIECE = 192
+
+
+class Predictor:
+    """Computes outputs with memory of its own: for one thread at a time.
+
+    Parameters
+    ----------
+    model : Model
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._width, self._dtype = model.sizes[-1], model.dtype
+        self._program = write_activations(model)
+        self._loop = LoadedLoop(model.dtype, "predict")
+        self._enter = self._loop.entry
+        self._shared = {
+            "K": position(self._loop.addresses), "f": blas.gemm(model.dtype),
+            "activate": cache.load(self._program.text).activate.address,
+        }  # fmt: skip
+        self._value = np.zeros(1)
+        self._never_dropped = np.zeros(model.n_layers, np.int64)
+        self._parameters: Parameters | None = None
+        self._workspaces: dict[int, Workspace] = {}
+        self._runs: dict[int, np.ndarray] = {}
+        self._one = self._several = 0
+
+    def outputs(self, parameters: Parameters, X: np.ndarray) -> np.ndarray | None:
+        """Return the outputs in an array of their own; None if a number of theirs, or of X, may not
+        be finite: the backend tells.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        X : array of shape (n, n_in)
+            C-contiguous, of the model's dtype.
+        """
+        n = len(X)
+        out = np.empty((n, self._width), self._dtype)
+        return out if self.into(parameters, X, out, n) else None
+
+    def into(self, parameters: Parameters, X: np.ndarray, out: np.ndarray, n: int) -> bool:
+        """Write the outputs of all n rows into an array; tell whether that could be done."""
+        if parameters is not self._parameters:
+            self._place(parameters)
+        if n <= FEW_ROWS:
+            return bool(self._enter(self._one, X, out, n))
+        run = self._several or self._place_several()
+        if n <= SLICE:
+            return bool(self._enter(run, X, out, n))
+        # Between two slices Ctrl-C is noticed.
+        for s in range(0, n, SLICE):
+            part = X[s : s + SLICE]
+            if not self._enter(run, part, out[s : s + SLICE], len(part)):
+                return False
+        return True
+
+    def _place(self, parameters: Parameters) -> None:
+        """Take up other parameters. Those of a network are the same arrays as long as it lives."""
+        self._parameters = None
+        self._tables = parameter_tables(parameters, parameters)
+        self._one, self._several = self._written(1), 0
+        self._parameters = parameters
+
+    def _place_several(self) -> int:
+        wide = piece_rows(self.model) == WIDE_PIECE
+        self._several = self._written(WIDE_PIECE if wide else PIECE)
+        return self._several
+
+    def _written(self, n_rows: int) -> int:
+        """Write what the compiled code reads for at most so many rows at once; returns where."""
+        if n_rows not in self._workspaces:
+            self._workspaces[n_rows] = Workspace(self.model, self._program, n_rows, 0)
+        arguments = {
+            **self._workspaces[n_rows].fixed, **self._shared,
+            **{name: position(table) for name, table in self._tables.items()},
+            "threshold": position(self._never_dropped), "value": position(self._value),
+        }  # fmt: skip
+        run = self._runs[n_rows] = pack(self._loop.parameters, arguments)
+        return position(run)
+
+
+def get(model: Model, *, compiling: bool) -> Predictor | None:
+    """Return a predictor; None if compiled code cannot run here, or would have to be compiled.
+
+    Parameters
+    ----------
+    model : Model
+    compiling : bool
+        Whether it may be compiled, which takes seconds.
+    """
+    if blas.problem() is not None:
+        return None
+    ready = compiling or all(cache.is_ready(text) for text in _texts(model))
+    return Predictor(model) if ready else None
+
+
+def prepare(model: Model) -> None:
+    """Compile what predicting with a network takes, if only that is not there."""
+    *kernels, loop, activations = _texts(model)
+    if all(cache.is_ready(text) for text in kernels):
+        cache.load(loop)
+        cache.load(activations)
+
+
+def seconds_to_prepare(model: Model) -> float:
+    """Return about how long that takes."""
+    *_, loop, activations = _texts(model)
+    of_loop = 0.0 if cache.is_ready(loop) else LOOP_SECONDS
+    return of_loop + (0.0 if cache.is_ready(activations) else ACTIVATIONS_SECONDS)
+
+
+def _texts(model: Model) -> list[str]:
+    """Return the modules that predicting takes."""
+    return [*texts(model.dtype, "predict"), write_activations(model).text]
