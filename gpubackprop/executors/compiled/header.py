@@ -36,6 +36,8 @@ doubles = pointer_to(types.float64, 8)
 codes = pointer_to(types.int64, 8)
 rows_at = pointer_to(types.int32, 4)
 NO, YES = ord("N"), ord("T")
+# What does the products of a layer that is not left to BLAS; 1: loops over its rows.
+TILES = 2
 
 
 @intrinsic
@@ -81,6 +83,7 @@ def fetch(context, position):
 
 
 LINE = 64 // {size}
+AHEAD = 2
 
 
 def calling(n):
@@ -99,9 +102,9 @@ def call(context, f, a, b, c, d, e, g, h):
 
 
 @intrinsic
-def call_long(context, f, a, b, c, d, e, g, h, i, j, k):
-    """The same with ten."""
-    return calling(10)
+def call_long(context, f, a, b, c, d, e, g, h, i, j, k, l, m, n, o):
+    """The same with fourteen."""
+    return calling(14)
 
 
 @fast

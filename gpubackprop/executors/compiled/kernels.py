@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     log: Any = None
     sqrt: Any = None
     mix: Any = None
+    fetch: Any = None  # brings the cache line of a position near
+    LINE: int = 16  # numbers in it
+    AHEAD: int = 2  # rows
 
 
 def count(first: int, out: int, n: int) -> None:
@@ -274,10 +277,14 @@ def dropout_mask(key: int, threshold: int, keep: int, first: int, out: int, m: i
 
 
 def gather(X: int, rows: int, out: int, n: int, k: int) -> None:
-    """Copy k rows of X, of n numbers each, one after another."""
+    """Copy k rows of X, of n numbers each, one after another; fetch some rows ahead."""
     _rows = rows_at(rows)
     for i in range(k):
         x, o = numbers(X + _rows[i] * n), numbers(out + i * n)
+        if i + AHEAD < k:
+            ahead = X + _rows[i + AHEAD] * n
+            for q in range(0, n, LINE):
+                fetch(ahead + q)
         for q in range(n):
             o[q] = x[q]
 

@@ -18,52 +18,39 @@ from gpubackprop.executors.compiled.kernels import (
     dropout_mask,
     gather,
     gather_columns,
-    matrix_vector,
     multiply,
     one_hot,
     outer,
     softmax,
     softmax_delta,
-    start_with_bias,
     update_outer,
     vector_matrix,
     weigh,
 )  # fmt: skip
-from gpubackprop.executors.compiled.micro import (
-    apply_rows,
-    clear,
-    combine_rows,
-    product_rows,
-    scale_all,
-)
+from gpubackprop.executors.compiled.micro import clear, combine_rows
+from gpubackprop.executors.compiled.products import carry_back, through_layer, weight_gradient
+from gpubackprop.executors.compiled.tiles import transpose
 
 if TYPE_CHECKING:
     T: Any = None
     numbers: Any = None
     doubles: Any = None
     rows_at: Any = None
-    gemm: Any = None  # address of BLAS's gemm, then its arguments by value
     mix: Any = None
     is_finite: Any = None
     call: Any = None  # the address of one of `source.FORMULAS`, then seven integers
-    call_long: Any = None  # the address of what `outer_step` has printed, then ten
-    NO: Any = None
-    YES: Any = None
+    call_long: Any = None  # the address of what `outer_step` has printed, then fourteen
+    TILES: int = 2
 
 Ints: TypeAlias = Any
 Numbers: TypeAlias = Any
 Doubles: TypeAlias = Any
 
 
-def read_inputs(
-    K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int, columns: int
-) -> int:
+def read_inputs(K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int) -> int:
     """Return where k samples' inputs are: rows of X itself where that will do."""
     if k == 1:
         return X + rows_at(rows)[0] * n  # type: ignore[no-any-return]
-    if columns:
-        gather_columns(X, rows, buffer, n, k)
-        return buffer
     if order == 0:
         return X + s * n
     gather(X, rows, buffer, n, k)
@@ -86,24 +73,16 @@ def read_targets(
 def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
-    activate: int, rows_wise: int, C: int, x: int, rows: int, iota: int, columns: int, row: int,
-    step_number: int, first: int, k: int, single: int,
+    activate: int, rows_wise: int, C: int, x: int, iota: int, columns: int, unit: int,
+    turned: int, turned_pitch: int, spare: int, row: int, step_number: int, first: int, k: int,
 ) -> None:  # fmt: skip
-    """Pass k samples through the network."""
+    """Pass k samples through the network; x has them as columns, or else as rows."""
     for l in range(n_layers):
-        m, n = n_out[l], n_in[l]
-        start_with_bias(b[l], z[l], m, k)
-        if single:
-            matrix_vector(W[l], x, z[l], m, n)
-        elif l == 0 and columns == 0:  # x has the samples as rows
-            if own[0]:
-                product_rows(x, n, rows, W[l], z[l], n, m, k, 1, k)
-            else:
-                gemm(f, YES, NO, k, m, n, T(1), x, n, W[l], n, T(1), z[l], k)
-        elif own[l]:
-            apply_rows(x, k, iota, W[l], z[l], k, m, n, 1, n)
-        else:
-            gemm(f, NO, NO, k, m, n, T(1), x, k, W[l], n, T(1), z[l], k)
+        m = n_out[l]
+        through_layer(
+            K, W[l], b[l], x, z[l], m, n_in[l], k, own[l], int(l == 0 and columns == 0), f, iota,
+            unit, turned, turned_pitch, spare,
+        )  # fmt: skip
         if rows_wise and l == n_layers - 1:
             softmax(z[l], a[l], row, m, k)
         else:
@@ -122,28 +101,31 @@ def back_and_step(
 ) -> None:  # fmt: skip
     """Write ``d @ W`` into `below`, unless that is 0, and step W: while a block of rows is near."""
     if below == 0:
-        call_long(outer_step, w, first, slots, d, x, scalars, m, n, outer_C, penalty)
+        call_long(
+            outer_step, w, first, slots, d, x, scalars, m, n, outer_C, penalty, 0, 0, 0, 0
+        )  # fmt: skip
     else:
         clear(below, n)
         rows = max(1, block // (4 * n)) * 4
         for j in range(0, m, rows):
             k, at = min(rows, m - j), first + j * n
             combine_rows(w + at, n, d + j, below, n, k)
-            call_long(outer_step, w, at, slots, d + j, x, scalars, k, n, outer_C, penalty)
+            call_long(
+                outer_step, w, at, slots, d + j, x, scalars, k, n, outer_C, penalty, 0, 0, 0, 0
+            )  # fmt: skip
 
 
 def backward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints,
     h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints, threshold: Ints, f: int,
-    derive: int, C: int, x0: int, rows: int, iota: int, columns: int, k: int, single: int,
-    fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int, outer_step: int,
-    outer_C: int, block: int, penalty: int,
+    derive: int, C: int, x0: int, by_rows: int, iota: int, unit: int, spare: int, k: int,
+    single: int, fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int,
+    outer_step: int, outer_C: int, block: int, penalty: int,
 ) -> None:  # fmt: skip
     """Carry the output's delta back; step W and b if fused, else write or add up dW and db.
 
     If stepped, W alone is, by what `outer_step` has printed.
     """
-    factor, kept = numbers(factors)[0], numbers(factors)[1]
     for i in range(n_layers):
         l = n_layers - 1 - i
         m, n, d = n_out[l], n_in[l], delta[l]
@@ -164,26 +146,12 @@ def backward(
             else:
                 outer(d, x, out, m, n)
         elif l > 0:
-            if own[l]:
-                clear(delta[l - 1], n * k)
-                apply_rows(d, k, iota, W[l], delta[l - 1], k, n, m, n, 1)
-            else:
-                gemm(f, NO, YES, k, n, m, T(1), d, k, W[l], n, T(0), delta[l - 1], k)
+            carry_back(K, W[l], d, delta[l - 1], m, n, k, own[l], f, iota, unit)
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factors, m, k)
         if single == 0:
-            if own[l]:
-                scale_all(factors, d, m * k)
-                if kept == 0:
-                    clear(out, m * n)
-                if l == 0 and columns == 0:
-                    apply_rows(x, n, rows, d, out, n, m, k, 1, k)
-                else:
-                    product_rows(d, k, iota, x, out, k, n, m, n, 1)
-            elif l == 0 and columns == 0:
-                gemm(f, NO, NO, n, m, k, factor, x, n, d, k, kept, out, n)
-            else:
-                gemm(f, YES, NO, n, m, k, factor, x, k, d, k, kept, out, n)
+            rows = int(l == 0 and by_rows != 0)
+            weight_gradient(K, d, x, out, m, n, k, own[l], rows, f, iota, spare, factors)
         if l > 0:
             if threshold[l - 1] > 0:
                 multiply(delta[l - 1], mask[l - 1], delta[l - 1], n * k)
@@ -216,13 +184,13 @@ def train(
     a: Ints, h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints,
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
-    chunk: int, X_buffer: int, Y_buffer: int, w_buffer: int, row: int, rows_buffer: int,
-    iota: int, by_columns: int,
-    plain: int, scalars: int, scalars_step: int, steps: int, batch: int, value: int,
-    sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int, trainable: int,
-    size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate: int, derive: int,
-    loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int, tallies: int,
-    outer_step: int, outer_C: int, bias_slots: int, block: int,
+    chunk: int, X_buffer: int, X_columns: int, Y_buffer: int, w_buffer: int, row: int,
+    rows_buffer: int, iota: int, unit: int, turned: int, turned_pitch: int, spare: int,
+    by_columns: int, plain: int, scalars: int, scalars_step: int, steps: int, batch: int,
+    value: int, sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int,
+    trainable: int, size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate:
+    int, derive: int, loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int,
+    tallies: int, outer_step: int, outer_C: int, bias_slots: int, block: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
@@ -244,6 +212,10 @@ def train(
         factor[2] = T(1.0 / n_batch)
         if first == 0:
             doubles(value)[0] = 0.0
+        # W as columns, once for all samples, is less than all samples as columns.
+        turns = turned != 0 and n_batch > n_out[0]
+        if turns:
+            transpose(W[0], iota, n_in[0], turned, turned_pitch, n_in[0], n_out[0], 0)
         for p in range(0, n, chunk):
             k = min(chunk, n - p)
             factor[0] = -numbers(sc)[0] if fused else T(1)
@@ -253,17 +225,18 @@ def train(
                 rows = order + s + p
             else:
                 count(s + p, rows, k)
-            # One sample is a row and a column.
-            columns = int(by_columns != 0 and k > 1)
-            x, x_rows = X, rows
-            if single or columns or own[0] == 0:
-                x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, columns)
-                x_rows = iota
+            x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k)
+            columns, x0 = int(by_columns != 0 and turns == 0 and single == 0), x
+            if columns:
+                x = X_columns
+                transpose(x0, iota, n_in[0], x, k, n_in[0], k, 0)
+                if own[0] != TILES:
+                    x0 = x
             y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
             forward(
                 K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-                activate, rows_wise, C, x, x_rows, iota, columns, row, steps + done, first + p, k,
-                single,
+                activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare,
+                row, steps + done, first + p, k,
             )  # fmt: skip
             n_terms = m
             if rows_wise == 1:
@@ -283,8 +256,8 @@ def train(
                 weigh(do, w_buffer, m, k)
             backward(
                 K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
-                f, derive, C, x, x_rows, iota, columns, k, single, fused, sc, factors, stepped,
-                flat, slots, outer_step, outer_C, block, sums + 2,
+                f, derive, C, x0, int(x0 != X_columns), iota, unit, spare, k, single, fused, sc,
+                factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2,
             )  # fmt: skip
         if last:
             record(doubles(value), batch + done, doubles(sums))

@@ -6,8 +6,9 @@ array, as `Given` a number: both are arguments of the compiled function, beside 
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gpubackprop.executors.compiled.kernels import add_total, gather_columns
+from gpubackprop.executors.compiled.kernels import add_total
 from gpubackprop.executors.compiled.loop import forward
+from gpubackprop.executors.compiled.tiles import transpose
 
 if TYPE_CHECKING:
     doubles: Any = None
@@ -21,13 +22,17 @@ Given: TypeAlias = int
 def predict(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
-    activate: int, rows_wise: int, C: int, X_buffer: int, iota: int, by_columns: int, row: int,
-    chunk: int, value: int, X: Rows, out: Rows, n_rows: Given,
+    activate: int, rows_wise: int, C: int, X_columns: int, iota: int, by_columns: int, unit: int,
+    turned: int, turned_pitch: int, spare: int, row: int, chunk: int, value: int, X: Rows,
+    out: Rows, n_rows: Given,
 ) -> int:  # fmt: skip
     """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
     not be finite: which of NaN and infinity a sum becomes depends on its order.
     """
     n, m, end = n_in[0], n_out[n_layers - 1], n_layers - 1
+    turns = turned != 0 and n_rows > n_out[0]  # as in training
+    if turns:
+        transpose(W[0], iota, n, turned, turned_pitch, n, n_out[0], 0)
     for p in range(0, n_rows, chunk):
         k, x = min(chunk, n_rows - p), X + p * n
         # The sum is NaN or infinite where a number is: in float64 too where it overflows.
@@ -35,16 +40,17 @@ def predict(
         add_total(x, k * n, value)
         if not is_finite(doubles(value)[0]):
             return 0
-        columns = int(by_columns != 0 and k > 1)
+        columns = int(by_columns != 0 and turns == 0 and k > 1)
         if columns:
-            gather_columns(x, iota, X_buffer, n, k)
-            x = X_buffer
+            transpose(x, iota, n, X_columns, k, n, k, 0)
+            x = X_columns
         forward(
             K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-            activate, rows_wise, C, x, iota, iota, columns, row, 0, 0, k, int(k == 1),
+            activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, row, 0, 0,
+            k,
         )  # fmt: skip
         # Outputs of a batch have a column for each row of X.
-        gather_columns(a[end], iota, out + p * m, k, m)
+        transpose(a[end], iota, k, out + p * m, m, k, m, 0)
         add_total(out + p * m, k * m, value)
         if not is_finite(doubles(value)[0]):
             return 0

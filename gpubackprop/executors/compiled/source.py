@@ -10,15 +10,24 @@ from types import ModuleType
 import numpy as np
 
 from gpubackprop.activations import Activation
-from gpubackprop.executors.compiled import held_back, kernels, loop, micro, predict_loop
+from gpubackprop.executors.compiled import (
+    held_back,
+    kernels,
+    loop,
+    micro,
+    predict_loop,
+    products,
+    tiles,
+)  # fmt: skip
 from gpubackprop.executors.compiled.header import FLAGS, header
 from gpubackprop.executors.compiled.printer import Constants, print_mix, to_loop
+from gpubackprop.executors.compiled.vectors import vectors
 from gpubackprop.expressions import Expression
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
 
 #: Integers that are passed to what is called by its address; or, of a few kernels, so many.
-N_ARGUMENTS, N_MOST = 7, 10
+N_ARGUMENTS, N_MOST = 7, 14
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 #: What a compiled function takes as an argument of its own, by the annotation: the type, and how
 #: the loop gets it. Arrays are read-only here, because such a parameter takes others too.
@@ -48,7 +57,7 @@ KERNELS = {
         node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
         for node in _definitions(module)
     }
-    for module in (kernels, micro)
+    for module in (kernels, micro, tiles)
 }
 #: Where the address of each stands in the table that the loops over batches are given.
 PLACES = {name: i for i, name in enumerate(itertools.chain(*KERNELS.values()))}
@@ -86,13 +95,15 @@ class Loop:
         return {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in arguments}
 
 
-_DIRECT = _definitions(loop)
+_PRODUCTS, _DIRECT = _definitions(products), _definitions(loop)
 _FORWARD = [node for node in _DIRECT if node.name == "forward"]
 #: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
-    "direct": Loop(tuple(_DIRECT), ("kernels", "micro")),
+    "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles")),
     "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro")),
-    "predict": Loop((*_FORWARD, *_definitions(predict_loop)), ("kernels", "micro")),
+    "predict": Loop(
+        (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)), ("kernels", "micro", "tiles")
+    ),
 }
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
 #: arguments are int64, most of them positions.
@@ -132,6 +143,8 @@ class Program:
 def write_kernels(dtype: np.dtype, name: str) -> str:
     """Write the module of some kernels, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
+    if name == "tiles":
+        parts.append(vectors(dtype.name).strip())
     parts += [by_address(name, names, body) for name, (names, body) in KERNELS[name].items()]
     return join(parts)
 

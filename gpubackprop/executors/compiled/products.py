@@ -1,0 +1,86 @@
+"""The three products of a layer with a batch, by whatever does them quickest: see `tables`.
+
+BLAS, loops over rows of ours, or our tiles. Like `loop`, whose functions these are copied beside,
+never called from Python. Arrays of a batch have their units as rows and their samples as columns.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from gpubackprop.executors.compiled.kernels import matrix_vector, start_with_bias
+from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
+from gpubackprop.executors.compiled.tiles import multiply_tiles, transpose
+
+if TYPE_CHECKING:
+    T: Any = None
+    numbers: Any = None
+    gemm: Any = None  # address of BLAS's gemm, then its arguments by value
+    NO: Any = None
+    YES: Any = None
+    TILES: int = 2
+
+Ints = Any
+
+
+def through_layer(
+    K: Ints, W: int, b: int, x: int, z: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
+    iota: int, unit: int, turned: int, turned_pitch: int, spare: int,
+) -> None:  # fmt: skip
+    """Write ``W @ x + b``; if `by_rows`, x has the samples as rows."""
+    if k == 1 or own != TILES:
+        start_with_bias(b, z, m, k)
+    if k == 1:
+        matrix_vector(W, x, z, m, n)
+    elif own == TILES and by_rows:
+        multiply_tiles(
+            x, iota, n, 1, turned, iota, turned_pitch, spare, turned_pitch, k, m, n, unit, 0
+        )
+        transpose(spare, iota, turned_pitch, z, k, m, k, b)
+    elif own == TILES:
+        multiply_tiles(W, iota, n, 1, x, iota, k, z, k, m, k, n, unit, b)
+    elif own and by_rows:
+        product_rows(x, n, iota, W, z, n, m, k, 1, k)
+    elif own:
+        apply_rows(x, k, iota, W, z, k, m, n, 1, n)
+    elif by_rows:
+        gemm(f, YES, NO, k, m, n, T(1), x, n, W, n, T(1), z, k)
+    else:
+        gemm(f, NO, NO, k, m, n, T(1), x, k, W, n, T(1), z, k)
+
+
+def carry_back(
+    K: Ints, W: int, d: int, below: int, m: int, n: int, k: int, own: int, f: int, iota: int,
+    unit: int,
+) -> None:  # fmt: skip
+    """Write ``W.T @ d``."""
+    if own == TILES:
+        multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0)
+    elif own:
+        clear(below, n * k)
+        apply_rows(d, k, iota, W, below, k, n, m, n, 1)
+    else:
+        gemm(f, NO, YES, k, n, m, T(1), d, k, W, n, T(0), below, k)
+
+
+def weight_gradient(
+    K: Ints, d: int, x: int, out: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
+    iota: int, spare: int, factors: int,
+) -> None:  # fmt: skip
+    """Write ``factors[0] * d @ x.T + factors[1] * out``; if `by_rows`, x is ``x.T`` already."""
+    factor, kept = numbers(factors)[0], numbers(factors)[1]
+    if own == TILES:
+        if by_rows == 0:
+            transpose(x, iota, k, spare, n, k, n, 0)
+            x = spare
+        multiply_tiles(d, iota, k, 1, x, iota, n, out, n, m, n, k, factors, 0)
+    elif own:
+        scale_all(factors, d, m * k)
+        if kept == 0:
+            clear(out, m * n)
+        if by_rows:
+            apply_rows(x, n, iota, d, out, n, m, k, 1, k)
+        else:
+            product_rows(d, k, iota, x, out, k, n, m, n, 1)
+    elif by_rows:
+        gemm(f, NO, NO, n, m, k, factor, x, n, d, k, kept, out, n)
+    else:
+        gemm(f, YES, NO, n, m, k, factor, x, k, d, k, kept, out, n)
