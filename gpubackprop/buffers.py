@@ -9,6 +9,13 @@ from gpubackprop.model import Model
 from gpubackprop.types import Array
 
 
+class Layers(Protocol):
+    """W and b of each layer, wherever they are."""
+
+    weights: list[Array]
+    biases: list[Array]
+
+
 class Memory(Protocol):
     """What buffers need of a backend."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpubackprop import backprop
 from gpubackprop.backends.base import Backend
-from gpubackprop.buffers import Parameters, Workspace
+from gpubackprop.buffers import Layers, Parameters, Workspace
 from gpubackprop.data import Source
 from gpubackprop.executors.prediction import Choice
 from gpubackprop.gather import Gather
@@ -24,12 +24,14 @@ class Evaluator:
     ----------
     backend : Backend
     model : Model
+    strict : bool, optional
+        Whether compiled code is to leave parameters that are not finite to the backend.
     """
 
-    def __init__(self, backend: Backend, model: Model) -> None:
+    def __init__(self, backend: Backend, model: Model, *, strict: bool = False) -> None:
         self.backend, self.model = backend, model
         self._workspace: Workspace | None = None
-        self._choice = Choice(model, backend)
+        self._choice = Choice(model, backend, strict=strict)
         self._gather = Gather(model, backend)
         self._gather_X = Gather(model, backend, targets=False)
 
@@ -82,7 +84,7 @@ class Evaluator:
             ws = self.workspace(len(X))
             return backprop.forward(self.backend, self.model, parameters, X, ws).copy()
 
-    def compiled(self, parameters: Parameters, X: Any) -> np.ndarray | None:
+    def compiled(self, parameters: Layers, X: Any) -> np.ndarray | None:
         """Return the outputs of compiled code; None where it is not to be had, or where a number
         may not be finite.
         """

@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from gpubackprop import ACTIVATIONS, SGD, Cosine, DivergenceError
+from gpubackprop.executors.compiled import blas
 from gpubackprop.losses import HUBER
 from gpubackprop.sklearn import MLPClassifier, MLPRegressor
 from gpubackprop.sklearn import __getattr__ as lazily
@@ -205,10 +206,14 @@ def test_single_precision_stays_single():
 # ---- the fitted truth ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", ["never", "always"])
 @pytest.mark.parametrize("name", ["numpy", "cupy"])
-def test_coefs_may_be_written_to(name, request):
+def test_coefs_may_be_written_to(name, path, request, monkeypatch):
+    """Compiled code reads them where they are."""
+    monkeypatch.setenv("GPUBACKPROP_PREDICT", path)
     if name == "cupy":
         request.getfixturevalue("cupy_backend")
+    reads = path == "always" and name == "numpy" and blas.problem() is None
     X, y = IRIS[0][:40], IRIS[1][:40].astype(float)
     model = MLPRegressor(hidden_layer_sizes=3, max_iter=2, backend=name, random_state=0).fit(X, y)
     coefs, uploads = model.coefs_, model._engine.uploads
@@ -226,7 +231,7 @@ def test_coefs_may_be_written_to(name, request):
         lambda: setattr(model, "intercepts_", [b + 1 for b in model.intercepts_]),
     ):
         write()
-        uploads += 1
+        uploads += not reads
         assert_allclose(model.predict(X), forward())
         assert model._engine.uploads == uploads
     model.partial_fit(X, y)
@@ -234,9 +239,43 @@ def test_coefs_may_be_written_to(name, request):
     model.coefs_[0] = np.ones((2, 2))
     with pytest.raises(ValueError, match=r"coefs_\[0\] must have shape \(4, 3\), got \(2, 2\)"):
         model.predict(X)
-    model.coefs_[0] = np.full((4, 3), np.nan)
-    with pytest.raises(ValueError, match=r"coefs_\[0\] must be finite"):
+    for bad in (np.nan, np.inf):
+        model.coefs_[0] = np.ones((4, 3))
         model.predict(X)
+        model.coefs_[0][2, 1] = bad
+        with pytest.raises(ValueError, match=r"coefs_\[0\] must be finite"):
+            model.predict(X)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("n", [1, 2, 60])
+def test_compiled_code_answers_the_same(n, dtype, monkeypatch):
+    monkeypatch.setenv("GPUBACKPROP_PREDICT", "never")
+    X, y = IRIS[0].astype(dtype), (IRIS[1] > 1).astype(int) + (IRIS[1] > 0)
+    for model in (
+        MLPClassifier((7, 5), activation="tanh", max_iter=3, random_state=0).fit(X, y),
+        MLPClassifier(activation="logistic", max_iter=3, random_state=0).fit(X, y > 0),
+        MLPRegressor(hidden_layer_sizes=(7,), max_iter=3, random_state=0).fit(X, y),
+    ):
+        asked = "predict_proba" if isinstance(model, MLPClassifier) else "predict"
+        expected = getattr(model, asked)(X[:n])
+        labels = model.predict(X[:n])
+        monkeypatch.setenv("GPUBACKPROP_PREDICT", "always")
+        same = pickle.loads(pickle.dumps(model))
+        rtol = 1e-12 if dtype == "float64" else 1e-5
+        assert_allclose(getattr(same, asked)(X[:n]), expected, rtol=rtol)
+        assert_allclose(same.predict(X[:n]), labels, rtol=rtol)
+        assert same.predict(X[:n]).dtype == labels.dtype
+        # Arrays that cannot be read as they are: other layouts, another dtype.
+        same.coefs_ = [np.ascontiguousarray(W) for W in same.coefs_]
+        same.intercepts_ = [b.astype("float64") for b in same.intercepts_]
+        assert_allclose(getattr(same, asked)(X[:n]), expected, rtol=rtol)
+        bad = X[:n].copy()
+        bad[-1, 1] = np.inf
+        for array in (bad, X[:n, :3]):
+            with pytest.raises(ValueError, match=r"infinity|features"):
+                same.predict(array)
+        monkeypatch.setenv("GPUBACKPROP_PREDICT", "never")
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])

@@ -69,10 +69,12 @@ class Choice:
     ----------
     model : Model
     backend : Backend
+    strict : bool, optional
+        Whether parameters that are not finite are left to the backend.
     """
 
-    def __init__(self, model: Model, backend: Backend) -> None:
-        self.model = model
+    def __init__(self, model: Model, backend: Backend, *, strict: bool = False) -> None:
+        self.model, self._strict = model, strict
         self._on_numpy = backend.name == "numpy"
         self._of_call = CALL_SECONDS + LAYER_SECONDS * model.n_layers
         self._of_row = UNIT_SECONDS * sum(model.sizes[1:])
@@ -97,4 +99,6 @@ class Choice:
         if not self._counting:
             from gpubackprop.executors.compiled import predictor
 
-            self._found = predictor.get(self.model, compiling=chosen == "always")
+            self._found = predictor.get(
+                self.model, strict=self._strict, compiling=chosen == "always"
+            )

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from gpubackprop import backends, memory
 from gpubackprop.container import PathLike
@@ -262,9 +262,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _outputs(self, X: Any, *, logits: bool = False) -> np.ndarray:
         """Return the network's outputs for data from outside."""
-        if not self._is_good(X):
-            X = validated(self, backends.get(self.backend), X, reset=False)
         engine = self._network()
+        if not logits and not hasattr(self, "feature_names_in_"):
+            found = engine.at_once(self.coefs_, self.intercepts_, X)
+            if found is not None:
+                return found
+        if not self._is_good(X):
+            X = validated(self, engine.backend, X, reset=False)
         engine.read(self.coefs_, self.intercepts_)
         outputs = engine.predict(X, logits=logits)
         if np.isnan(outputs).any():
@@ -273,6 +277,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{outputs.dtype}; scale X, or fit again with a smaller learning_rate_init"
             )
         return outputs
+
+    def _check_is_fitted(self) -> None:
+        """Raise an error if `fit` was not called; scikit-learn's own function takes longer."""
+        if "coefs_" not in self.__dict__:
+            check_is_fitted(self)
 
     def _is_good(self, X: Any) -> bool:
         """Tell whether X is what scikit-learn's validation returns as it is: that takes longer than

@@ -16,7 +16,6 @@ from sklearn.utils.multiclass import (
     type_of_target,
     unique_labels,
 )
-from sklearn.utils.validation import check_is_fitted
 
 from gpubackprop import backends
 from gpubackprop.container import PathLike
@@ -195,7 +194,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         array of shape (n_samples,) or (n_samples, n_labels)
         """
-        check_is_fitted(self)
+        self._check_is_fitted()
         return self._to_labels(self._outputs(X))
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -211,7 +210,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         array of shape (n_samples, n_classes)
         """
-        check_is_fitted(self)
+        self._check_is_fitted()
         o = self._outputs(X)
         o = np.hstack([1 - o, o]) if self.n_outputs_ == 1 else o
         floored: np.ndarray = np.maximum(o, np.finfo(o.dtype).tiny)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,39 @@ from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Executor, Job
 from gpubackprop.losses import SQUARED
 from gpubackprop.model import Model
+
+
+class _Given:
+    """The arrays of `coefs_` and `intercepts_` themselves, which compiled code can read.
+
+    Attributes
+    ----------
+    weights : list of array of shape (n_out, n_in)
+        Views.
+    biases : list of array of shape (n_out,)
+    """
+
+    def __init__(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
+        self._arrays = [*coefs, *intercepts]
+        self.weights: list[np.ndarray] = [W.T for W in coefs]
+        self.biases: list[np.ndarray] = list(intercepts)
+
+    def are(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> bool:
+        """Tell whether these are still the same arrays."""
+        held, n = self._arrays, len(coefs)
+        if n + len(intercepts) != len(held):
+            return False
+        return all(map(is_, coefs, held)) and all(map(is_, intercepts, held[n:]))
+
+    def can_be_read(self, model: Model) -> bool:
+        """Tell whether compiled code can read them as they are."""
+        weights, biases = self.weights, self.biases
+        shapes = [np.shape(array) for array in (*weights, *biases)]
+        wanted = [*model.layout.shapes, *((n_out,) for n_out, _ in model.layout.shapes)]
+        return shapes == wanted and all(
+            array.dtype == model.dtype and array.flags.c_contiguous and array.flags.aligned
+            for array in (*weights, *biases)
+        )
 
 
 class Engine:
@@ -47,6 +81,7 @@ class Engine:
             self._mirror = Parameters(model, np.zeros(size, dtype))
         self._local, self._lock = threading.local(), threading.Lock()
         self._executor: tuple[str, Job, Executor] | None = None
+        self._given: _Given | None = None
         self.uploads = 0
 
     # ---- coefs_ and intercepts_ -----------------------------------------------------------------
@@ -137,6 +172,26 @@ class Engine:
             self._executor = name, job, executors.get(name, job)
         return self._executor[2]
 
+    def at_once(self, coefs: Sequence[Any], intercepts: Sequence[Any], X: Any) -> np.ndarray | None:
+        """Return the outputs by compiled code that reads `coefs_` and `intercepts_` themselves: to
+        `read` them takes longer than a row takes to predict.
+
+        Returns
+        -------
+        array of shape (n_samples, n_out) or None
+            Finite numbers. None where there is no such code, or where anything is not as it should
+            be, bad data included.
+        """
+        given = self._given
+        if given is None or not given.are(coefs, intercepts):
+            if not all(type(array) is np.ndarray for array in (*coefs, *intercepts)):
+                return None
+            given = _Given(coefs, intercepts)
+            if not given.can_be_read(self.model):
+                return None
+            self._given = given
+        return self._evaluator("given", self.model).compiled(given, X)
+
     def predict(self, X: Any, *, logits: bool = False) -> np.ndarray:
         """Return the outputs, or z of the output layer, for checked data.
 
@@ -182,7 +237,7 @@ class Engine:
         """Return this thread's evaluator: it has buffers of its own."""
         evaluator: Evaluator | None = getattr(self._local, name, None)
         if evaluator is None:
-            evaluator = Evaluator(self.backend, model)
+            evaluator = Evaluator(self.backend, model, strict=name == "given")
             setattr(self._local, name, evaluator)
         return evaluator
 

@@ -7,7 +7,6 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted
 
 from gpubackprop import backends
 from gpubackprop.container import PathLike
@@ -128,7 +127,7 @@ n_features_in_, feature_names_in_, out_activation_
         -------
         array of shape (n_samples,) or (n_samples, n_outputs)
         """
-        check_is_fitted(self)
+        self._check_is_fitted()
         return self._to_labels(self._outputs(X))
 
     def export_onnx(self, path: PathLike, *, dtype: Any = None) -> None:

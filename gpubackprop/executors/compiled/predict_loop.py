@@ -23,13 +23,22 @@ def predict(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
     activate: int, rows_wise: int, C: int, X_columns: int, iota: int, by_columns: int, unit: int,
-    turned: int, turned_pitch: int, spare: int, row: int, chunk: int, value: int, X: Rows,
-    out: Rows, n_rows: Given,
+    turned: int, turned_pitch: int, spare: int, row: int, chunk: int, value: int, strict: int,
+    X: Rows, out: Rows, n_rows: Given,
 ) -> int:  # fmt: skip
     """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
-    not be finite: which of NaN and infinity a sum becomes depends on its order.
+    not be finite: which of NaN and infinity a sum becomes depends on its order. If strict, also
+    where a parameter may not be.
     """
     n, m, end = n_in[0], n_out[n_layers - 1], n_layers - 1
+    doubles(value)[0] = 0.0
+    if strict:
+        for l in range(n_layers):
+            add_total(W[l], n_in[l] * n_out[l], value)
+            if b[l] != 0:
+                add_total(b[l], n_out[l], value)
+        if not is_finite(doubles(value)[0]):
+            return 0
     turns = turned != 0 and n_rows > n_out[0]  # as in training
     if turns:
         transpose(W[0], iota, n, turned, turned_pitch, n, n_out[0], 0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpubackprop.backprop import SLICE
-from gpubackprop.buffers import Parameters
+from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import blas, cache
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
@@ -11,7 +11,6 @@ from gpubackprop.executors.compiled.tables import (
     WIDE_PIECE,
     Workspace,
     pack,
-    parameter_tables,
     piece_rows,
     position,
 )  # fmt: skip
@@ -33,10 +32,12 @@ class Predictor:
     Parameters
     ----------
     model : Model
+    strict : bool, optional
+        Whether parameters that are not finite are left to the backend too.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, *, strict: bool = False) -> None:
+        self.model, self._strict = model, int(strict)
         self._width, self._dtype = model.sizes[-1], model.dtype
         self._program = write_activations(model)
         self._loop = LoadedLoop(model.dtype, "predict")
@@ -47,18 +48,19 @@ class Predictor:
         }  # fmt: skip
         self._value = np.zeros(1)
         self._never_dropped = np.zeros(model.n_layers, np.int64)
-        self._parameters: Parameters | None = None
+        self._parameters: Layers | None = None
         self._workspaces: dict[int, Workspace] = {}
         self._runs: dict[int, np.ndarray] = {}
         self._one = self._several = 0
 
-    def outputs(self, parameters: Parameters, X: np.ndarray) -> np.ndarray | None:
+    def outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
         """Return the outputs in an array of their own; None if a number of theirs, or of X, may not
         be finite: the backend tells.
 
         Parameters
         ----------
-        parameters : Parameters
+        parameters : Layers
+            C-contiguous arrays of the model's dtype. They may be written to, not replaced.
         X : array of shape (n, n_in)
             C-contiguous, of the model's dtype.
         """
@@ -66,7 +68,7 @@ class Predictor:
         out = np.empty((n, self._width), self._dtype)
         return out if self.into(parameters, X, out, n) else None
 
-    def into(self, parameters: Parameters, X: np.ndarray, out: np.ndarray, n: int) -> bool:
+    def into(self, parameters: Layers, X: np.ndarray, out: np.ndarray, n: int) -> bool:
         """Write the outputs of all n rows into an array; tell whether that could be done."""
         if parameters is not self._parameters:
             self._place(parameters)
@@ -82,10 +84,13 @@ class Predictor:
                 return False
         return True
 
-    def _place(self, parameters: Parameters) -> None:
-        """Take up other parameters. Those of a network are the same arrays as long as it lives."""
+    def _place(self, parameters: Layers) -> None:
+        """Take up other parameters, which are held: they stay where they are."""
         self._parameters = None
-        self._tables = parameter_tables(parameters, parameters)
+        self._tables = {
+            name: np.array([position(array) for array in arrays], np.int64)
+            for name, arrays in (("W", parameters.weights), ("b", parameters.biases))
+        }
         self._one, self._several = self._written(1), 0
         self._parameters = parameters
 
@@ -102,24 +107,27 @@ class Predictor:
             **self._workspaces[n_rows].fixed, **self._shared,
             **{name: position(table) for name, table in self._tables.items()},
             "threshold": position(self._never_dropped), "value": position(self._value),
+            "strict": self._strict,
         }  # fmt: skip
         run = self._runs[n_rows] = pack(self._loop.parameters, arguments)
         return position(run)
 
 
-def get(model: Model, *, compiling: bool) -> Predictor | None:
+def get(model: Model, *, strict: bool, compiling: bool) -> Predictor | None:
     """Return a predictor; None if compiled code cannot run here, or would have to be compiled.
 
     Parameters
     ----------
     model : Model
+    strict : bool
+        See `Predictor`.
     compiling : bool
         Whether it may be compiled, which takes seconds.
     """
     if blas.problem() is not None:
         return None
     ready = compiling or all(cache.is_ready(text) for text in _texts(model))
-    return Predictor(model) if ready else None
+    return Predictor(model, strict=strict) if ready else None
 
 
 def prepare(model: Model) -> None:
