@@ -16,7 +16,8 @@ running the optimiser's own formula on an impulse. Without momentum they are 1 a
 Of the layers but the first, only large ones are held (all of them with momentum); the others are
 stepped at once. Like `loop`, never called from Python, and copied into a module by `source`. A
 table of rows has one for each of the K samples, `pitch` numbers apart; a step of 0 is one row for
-all.
+all. A narrow first W stands as columns for the whole call: both of its products are whole tiles
+then, of the rows of x as they are.
 """
 
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -40,16 +41,14 @@ from gpubackprop.executors.compiled.kernels import (
 from gpubackprop.executors.compiled.micro import (
     add_rows,
     add_scaled,
-    apply_rows,
-    clear,
     coefficients,
     combine_rows,
     dot_rows,
-    product_rows,
     scale_all,
     scale_rows,
     start_row,
 )
+from gpubackprop.executors.compiled.tiles import multiply_tiles, transpose
 
 if TYPE_CHECKING:
     T: Any = None
@@ -69,20 +68,21 @@ Doubles: TypeAlias = Any
 
 
 def begin_block(
-    K: Ints, n: int, m: int, W: int, V: int, X: int, pitch: int, rows: int, Z: int, ZV: int,
-    columns: int, own: int, f: int, k: int,
+    K: Ints, n: int, m: int, W: int, V: int, X: int, Z: int, ZV: int, columns: int, turned: int,
+    f: int, iota: int, unit: int, k: int,
 ) -> None:  # fmt: skip
-    """Multiply the inputs of k samples by the first layer's W, and by its velocity."""
-    if own:
-        clear(Z, k * m)
-        product_rows(X, pitch, rows, W, Z, n, m, k, m, 1)
+    """Multiply the inputs of k samples by the first layer's W, and by its velocity.
+
+    If turned, these stand as columns, `turned` numbers apart.
+    """
+    if turned:
+        multiply_tiles(X, iota, n, 1, W, iota, turned, Z, m, k, m, n, unit, 0)
         if V != 0:
-            clear(ZV, k * m)
-            product_rows(X, pitch, rows, V, ZV, n, m, k, m, 1)
+            multiply_tiles(X, iota, n, 1, V, iota, turned, ZV, m, k, m, n, unit, 0)
     else:
-        gemm(f, YES, NO, k, m, n, T(1), X, pitch, W, n, T(0), Z, columns)
+        gemm(f, YES, NO, k, m, n, T(1), X, n, W, n, T(0), Z, columns)
         if V != 0:
-            gemm(f, YES, NO, k, m, n, T(1), X, pitch, V, n, T(0), ZV, columns)
+            gemm(f, YES, NO, k, m, n, T(1), X, n, V, n, T(0), ZV, columns)
 
 
 def forward(
@@ -155,12 +155,17 @@ def backward(
 
 def apply(
     K: Ints, W: int, b: int, m: int, n: int, X: int, pitch: int, rows: int, d: int, d_pitch: int,
-    own: int, f: int, rates: int, response: int, scaled: int, k: int,
+    own: int, turned: int, f: int, rates: int, response: int, scaled: int, iota: int, ones: int,
+    k: int,
 ) -> None:  # fmt: skip
     """Add to W and b what k updates have added to them by the end of the k."""
     scale_rows(d, d_pitch, rates, response, scaled, k)
-    if own:
-        apply_rows(X, pitch, rows, scaled, W, n, m, k, d_pitch, 1)
+    if turned:
+        multiply_tiles(
+            X, iota, 1, pitch, scaled, iota, d_pitch, W, turned, n, m, k, ones, 0
+        )  # fmt: skip
+    elif own:
+        multiply_tiles(scaled, iota, 1, d_pitch, X, rows, pitch, W, n, m, n, k, ones, 0)
     else:
         gemm(f, NO, YES, n, m, k, T(1), X, pitch, scaled, d_pitch, T(1), W, n)
     if b != 0:
@@ -169,27 +174,43 @@ def apply(
 
 def end_block(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
-    x_pitch: Ints, x_rows: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, f: int, rates: int,
-    response: int, memory: int, drift: int, kept: int, scaled: int, k: int,
+    x_pitch: Ints, x_rows: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, pitch: int, f: int,
+    rates: int, response: int, memory: int, drift: int, kept: int, scaled: int, iota: int,
+    ones: int, k: int,
 ) -> None:  # fmt: skip
     """Apply the k updates that were kept back."""
     for l in range(n_layers):
         m, n = n_out[l], n_in[l]
         if held[l]:
+            turned = pitch if l == 0 else 0
             if V[l] != 0:
-                add_scaled(drift + k, V[l], 1, W[l], m * n)
-                scale_all(kept + k, V[l], m * n)
+                size = n * turned if turned else m * n
+                add_scaled(drift + k, V[l], 1, W[l], size)
+                scale_all(kept + k, V[l], size)
                 if b[l] != 0:
                     add_scaled(drift + k, vb[l], 1, b[l], m)
                     scale_all(kept + k, vb[l], m)
                 apply(
-                    K, V[l], vb[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l], f,
-                    rates, memory, scaled, k,
+                    K, V[l], vb[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l],
+                    turned, f, rates, memory, scaled, iota, ones, k,
                 )  # fmt: skip
             apply(
-                K, W[l], b[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l], f,
-                rates, response, scaled, k,
+                K, W[l], b[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l],
+                turned, f, rates, response, scaled, iota, ones, k,
             )  # fmt: skip
+
+
+def turn(K: Ints, W: Ints, place: int, pitch: int, m: int, n: int, iota: int, back: int) -> int:
+    """Write the first layer's W as columns, `pitch` numbers apart, or back from there; return
+    where it was.
+    """
+    at = W[0]
+    if back:
+        transpose(place, iota, pitch, back, n, m, n, 0)
+    else:
+        transpose(at, iota, n, place, pitch, n, m, 0)
+    W[0] = back if back else place
+    return at
 
 
 def train(
@@ -198,7 +219,8 @@ def train(
     d_pitch: Ints, mask: Ints, read: Ints, read_step: Ints, kind: Ints, held: Ints, own: Ints,
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, back: int, X_buffer: int, Y_buffer: int, rows_buffer: int,
-    iota: int, Z: int, ZV: int, rates: int, response: int, memory: int, drift: int, kept: int,
+    iota: int, unit: int, ones: int, pitch: int, turned: int, turned_V: int, Z: int, ZV: int,
+    rates: int, response: int, memory: int, drift: int, kept: int,
     c: int, spare: int, scaled: int, row: int, one: int, scalars: int, scalars_step: int,
     steps: int, batch: int, value: int, sums: Doubles, f: int, C: int, rows_wise: int,
     activate: int, derive: int, loss_terms: int, loss_delta: int,
@@ -206,7 +228,11 @@ def train(
     """Train on rows start..stop of an order, `back` updates kept back at a time."""
     s, end, n, m0 = start, n_layers - 1, n_in[0], n_out[0]
     m = n_out[end]
-    z_t, z_j = (m0, 1) if own[0] else (1, back)
+    z_t, z_j, W0, V0 = 1, back, 0, 0
+    if pitch:
+        z_t, z_j, W0 = m0, 1, turn(K, W, turned, pitch, m0, n, iota, 0)
+        if V[0] != 0:
+            V0 = turn(K, V, turned_V, pitch, m0, n, iota, 0)
     while s < stop:
         k = min(back, stop - s)
         rows = rows_buffer
@@ -214,15 +240,11 @@ def train(
             rows = order + s
         else:
             count(s, rows, k)
-        x[0], x_rows[0] = X, rows
-        if own[0] == 0:
-            x[0], x_rows[0] = X + s * n, iota
-            if order != 0:
-                gather(X, rows, X_buffer, n, k)
-                x[0] = X_buffer
-        begin_block(
-            K, n, m0, W[0], V[0], x[0], n, x_rows[0], Z, ZV, back, own[0], f, k,
-        )  # fmt: skip
+        x[0] = X + s * n
+        if order != 0:
+            gather(X, rows, X_buffer, n, k)
+            x[0] = X_buffer
+        begin_block(K, n, m0, W[0], V[0], x[0], Z, ZV, back, pitch, f, iota, unit, k)
         for t in range(k):
             numbers(rates)[t] = numbers(scalars + (s - start + t) * scalars_step)[0]
             forward(
@@ -260,7 +282,11 @@ def train(
                 kind, held, threshold, derive, C, rates, response, drift, c, spare, iota, one, t,
             )  # fmt: skip
         end_block(
-            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, x_rows, d, d_pitch, held, own, f,
-            rates, response, memory, drift, kept, scaled, k,
+            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, x_rows, d, d_pitch, held, own, pitch,
+            f, rates, response, memory, drift, kept, scaled, iota, ones, k,
         )  # fmt: skip
         s += k
+    if pitch:
+        turn(K, W, turned, pitch, m0, n, iota, W0)
+        if V0:
+            turn(K, V, turned_V, pitch, m0, n, iota, V0)

@@ -51,6 +51,9 @@ class HeldWorkspace(Memory):
         responses = linear.responses(job.optimizer, job.backend, k)
         widest = max(*pitches, model.sizes[0])
         m, n = units[0], model.sizes[0]
+        own = own_layers(model)
+        # A narrow first W stands as columns meanwhile: they are whole vectors.
+        pitch = pitches[0] if own[0] else 0
         self.fixed = {
             **shared_tables(self, model, program, job.dropout_seed),
             "x": self.table(x),
@@ -63,14 +66,17 @@ class HeldWorkspace(Memory):
             "d_pitch": self.table(pitches),
             "mask": self.table([self.place(p) for p in pitches]),
             "held": self.table(plans.held_layers(model, job.optimizer)),
-            "own": self.table(own_layers(model)),
+            "own": self.table(own),
             "X_buffer": self.place(k * n), "Y_buffer": self.place(units[-1]),
             "Z": self.place(k * m), "ZV": self.place(k * m),
             "rates": self.place(k), "c": self.place(k), "spare": self.place(widest),
             "scaled": self.place(k * max(pitches)), "row": self.place(1),
             "one": self.numbers([1.0]), "back": k,
             **{name: self.numbers(numbers) for name, numbers in vars(responses).items()},
-            "iota": (iota := self.hold(np.arange(k, dtype=np.int32))),
+            "iota": (iota := self.hold(np.arange(max(k, *model.sizes), dtype=np.int32))),
+            "unit": self.numbers([1.0, 0.0]), "ones": self.numbers([1.0, 1.0]),
+            "pitch": pitch, "turned": self.place(n * pitch),
+            "turned_V": self.place(n * pitch * bool(job.optimizer.slots)),
             "rows_buffer": self.hold(np.empty(k, np.int32)),
             "x_rows": self.hold(np.full(len(units), iota, np.int64)),
         }  # fmt: skip

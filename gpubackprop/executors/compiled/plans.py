@@ -13,7 +13,7 @@ HELD_WEIGHTS = 2048
 GAIN = 4
 #: Updates that are kept back by the number of weights of the first layer: the larger W, the more
 #: samples should share a reading of it.
-BACK = ((1 << 16, 8), (1 << 20, 32), (1 << 62, 64))
+BACK = ((1 << 13, 8), (1 << 16, 16), (1 << 20, 32), (1 << 62, 64))
 
 
 def loop_of(job: Job, *, masked: bool) -> str:

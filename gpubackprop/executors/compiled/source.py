@@ -100,7 +100,7 @@ _FORWARD = [node for node in _DIRECT if node.name == "forward"]
 #: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
     "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles")),
-    "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro")),
+    "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro", "tiles")),
     "predict": Loop(
         (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)), ("kernels", "micro", "tiles")
     ),
