@@ -169,7 +169,7 @@ def capture(
         best_loss=trainer.best_loss,
         bad_epochs=trainer.bad_epochs,
         best_epoch=run.history.best_epoch,
-        schedule=trainer.schedule_state,
+        schedule=trainer.rates.state,
         generator=dict(trainer.rng.bit_generator.state),
         drawn=trainer.drawn,
         backend=trainer.job.backend.name,
@@ -211,8 +211,8 @@ def restore(trainer: Trainer, state: RunState, tensors: dict[str, np.ndarray]) -
     for name in _LISTS:
         getattr(history, name)[:] = tensors[f"history.{name}"].tolist()
     history.best_epoch, run.stopping = state.best_epoch, state.stopping
-    trainer.schedule_state.clear()
-    trainer.schedule_state.update(state.schedule)
+    trainer.rates.state.clear()
+    trainer.rates.state.update(state.schedule)
     trainer.best_loss, trainer.bad_epochs = state.best_loss, state.bad_epochs
     trainer.progress.steps, trainer.state.updates = state.steps, state.updates
     trainer.progress.batch = state.batch

@@ -69,6 +69,34 @@ class Run:
         self.stopping = why
 
 
+class _Rates:
+    """The learning rate of each batch of the epoch under way.
+
+    Apart from `Trainer`, whose progress holds it: a circle would keep a run's memory until the next
+    collection of garbage.
+    """
+
+    def __init__(self, job: Job, run: Run) -> None:
+        self._schedule, self._run, self._batch_size = job.optimizer.schedule, run, job.batch_size
+        self.state = self._schedule.begin()
+        self._rate = 0.0
+
+    def begin_epoch(self) -> None:
+        """Take the rate of an epoch's start."""
+        self._rate = self._schedule.rate(float(self._run.epoch), self.state)
+
+    def observe(self, loss: float) -> None:
+        """Tell the schedule the loss of the epoch."""
+        self._schedule.observe(self.state, loss)
+
+    def __call__(self, batch: int) -> float:
+        n = self._run.n_samples
+        if not self._schedule.per_update or n is None or self._batch_size is None:
+            return self._rate
+        done = batch / math.ceil(n / self._batch_size)
+        return self._schedule.rate(self._run.epoch + done, self.state)
+
+
 class Trainer:
     """One call of `fit`: holds what its epochs share.
 
@@ -119,9 +147,8 @@ class Trainer:
         self.validation, self.early_stopping = validation, early_stopping
         self.callbacks = tuple(callbacks)
         self.state = backprop.new_state(job.backend, job.model, job.optimizer, trainable)
-        self.schedule = job.optimizer.schedule
-        self.schedule_state = self.schedule.begin()
-        self.progress = Progress(self._learning_rate, steps=steps)
+        self.rates = _Rates(job, self.run)
+        self.progress = Progress(self.rates, steps=steps)
         self.tally = Tally(job.backend)
         self.before = job.backend.empty(parameters.flat.shape, job.model.dtype)
         self.best: Array | None = None
@@ -129,7 +156,6 @@ class Trainer:
         self.evaluator = Evaluator(job.backend, job.model)
         self.seconds, self.samples = 0.0, 0
         self._pace = Pace(job.backend, batches_per_block(job.model, job.batch_size or 1))
-        self._epoch_rate = 0.0
         self.started = 0.0
         #: The order of rows of the epoch under way; which epoch that is and the generator's state
         #: before it was drawn.
@@ -197,7 +223,7 @@ class Trainer:
             self.tally.clear()
             self.progress.batch, run.rows_done = 0, 0
         self._going_on = False
-        self._epoch_rate = self.schedule.rate(float(run.epoch), self.schedule_state)
+        self.rates.begin_epoch()
         self.started = time.perf_counter()
         for source, start, stop, batch_size in self._slices():
             self.executor.run(
@@ -230,15 +256,6 @@ class Trainer:
         for start, stop in self._pace.slices(source.n_samples, batch_size, self.run.rows_done):
             yield source, start, stop, batch_size
 
-    def _learning_rate(self, batch: int) -> float:
-        if not self.schedule.per_update:
-            return self._epoch_rate
-        n, batch_size = self.source.n_samples, self.job.batch_size
-        if n is None or batch_size is None:
-            return self._epoch_rate
-        done = batch / math.ceil(n / batch_size)
-        return self.schedule.rate(self.run.epoch + done, self.schedule_state)
-
     def _draw_order(self, epoch: int) -> Array | None:
         """Return the rows of an epoch in order; None where it is 0, 1, 2, ..."""
         self.drawn = epoch, self.rng.bit_generator.state
@@ -263,7 +280,7 @@ class Trainer:
         self.job.backend.copy(self.before, self.parameters.flat)
         self.best = None
         batch = self.progress.batch - 1 if first_bad is None else first_bad
-        raise DivergenceError(run.epoch, first_bad, self._learning_rate(max(batch, 0)))
+        raise DivergenceError(run.epoch, first_bad, self.rates(max(batch, 0)))
 
     def _end_epoch(self, total: float) -> None:
         run, history = self.run, self.run.history
@@ -271,13 +288,13 @@ class Trainer:
         self.samples += run.rows_done
         history.epoch.append(run.epoch)
         history.loss.append(loss)
-        history.learning_rate.append(self._learning_rate(max(self.progress.batch - 1, 0)))
+        history.learning_rate.append(self.rates(max(self.progress.batch - 1, 0)))
         history.seconds.append(self.seconds)
         history.samples.append(self.samples)
         if self.validation is not None:
             loss = self.evaluator.loss(self.parameters, self.validation)
             history.validation_loss.append(loss)
-        self.schedule.observe(self.schedule_state, loss)
+        self.rates.observe(loss)
         if self.early_stopping is not None:
             self._watch(loss, self.early_stopping)
         self._tell("on_epoch_end")

@@ -1,6 +1,7 @@
 """`fit` against an independent implementation, and what surrounds the arithmetic of an epoch."""
 
 import copy
+import gc
 import math
 import multiprocessing
 import threading
@@ -882,3 +883,22 @@ def test_threads_are_limited_meanwhile():
     assert history.threads == 1
     assert seen
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("executor", ["eager", "compiled"])
+def test_a_run_s_memory_is_free_at_its_end(executor):
+    if executor == "compiled":
+        pytest.importorskip("numba")
+    net, schedule = make(), gb.Cosine(0.1, 2)
+    gc.collect()
+    gc.disable()  # so that what stands in a circle is still there
+    try:
+        net.fit(
+            X, Y, epochs=2, batch_size=8, optimizer=gb.SGD(schedule), validation=(X, Y),
+            early_stopping=1, executor=executor, progress=False,
+        )  # fmt: skip
+        left = [type(one).__name__ for one in gc.get_objects()
+                if isinstance(one, (training.Trainer, backprop.State))]  # fmt: skip
+    finally:
+        gc.enable()
+    assert left == []
