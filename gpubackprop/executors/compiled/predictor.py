@@ -8,6 +8,7 @@ from gpubackprop.executors.compiled import blas, cache
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
 from gpubackprop.executors.compiled.tables import (
+    FEW_ROWS,
     WIDE_PIECE,
     Workspace,
     pack,
@@ -18,12 +19,12 @@ from gpubackprop.model import Model
 
 #: What compiling takes: the loop over rows, and the activations of a network.
 LOOP_SECONDS, ACTIVATIONS_SECONDS = 1.0, 0.3
-#: So many rows go through the network one at a time: BLAS, and turning rows into columns, would
-#: take longer to begin.
-FEW_ROWS = 2
-#: Rows that go through it at once. As columns they are that far apart in memory: at powers of two
-#: they would share places in the cache.
-PIECE = 192
+#: So many rows go through the network one at a time: products of matrices would take longer to
+#: begin.
+SINGLE_ROWS = 2
+#: Rows that go through it at once, where there are more than `tables.FEW_ROWS`. As columns they are
+#: that far apart in memory: at powers of two they would share places in the cache.
+PIECE = 448
 
 
 class Predictor:
@@ -51,7 +52,7 @@ class Predictor:
         self._parameters: Layers | None = None
         self._workspaces: dict[int, Workspace] = {}
         self._runs: dict[int, np.ndarray] = {}
-        self._one = self._several = 0
+        self._one = self._few = self._many = 0
 
     def outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
         """Return the outputs in an array of their own; None if a number of theirs, or of X, may not
@@ -72,9 +73,10 @@ class Predictor:
         """Write the outputs of all n rows into an array; tell whether that could be done."""
         if parameters is not self._parameters:
             self._place(parameters)
-        if n <= FEW_ROWS:
-            return bool(self._enter(self._one, X, out, n))
-        run = self._several or self._place_several()
+        if n <= SINGLE_ROWS:
+            run = self._one
+        else:
+            run = (self._few if n <= FEW_ROWS else self._many) or self._place_rows(n)
         if n <= SLICE:
             return bool(self._enter(run, X, out, n))
         # Between two slices Ctrl-C is noticed.
@@ -91,13 +93,17 @@ class Predictor:
             name: np.array([position(array) for array in arrays], np.int64)
             for name, arrays in (("W", parameters.weights), ("b", parameters.biases))
         }
-        self._one, self._several = self._written(1), 0
+        self._one, self._few, self._many = self._written(1), 0, 0
         self._parameters = parameters
 
-    def _place_several(self) -> int:
+    def _place_rows(self, n: int) -> int:
+        """Make ready for n rows."""
+        if n <= FEW_ROWS:
+            self._few = self._written(FEW_ROWS)
+            return self._few
         wide = piece_rows(self.model) == WIDE_PIECE
-        self._several = self._written(WIDE_PIECE if wide else PIECE)
-        return self._several
+        self._many = self._written(WIDE_PIECE if wide else PIECE)
+        return self._many
 
     def _written(self, n_rows: int) -> int:
         """Write what the compiled code reads for at most so many rows at once; returns where."""
