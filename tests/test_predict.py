@@ -16,6 +16,7 @@ from random_networks import HIDDEN, allowed_pairs
 
 import gpubackprop as gb
 from gpubackprop import backprop, data, network
+from gpubackprop.executors.compiled import predictor
 
 RTOL = {"float32": 2e-6, "float64": 1e-13}
 
@@ -184,6 +185,24 @@ def test_a_network_in_several_threads():
     for i, found in enumerate(results):
         for one, two in zip(found, 20 * (alone[i:] + alone[:i]), strict=True):
             assert (one == two).all()
+
+
+@pytest.mark.parametrize("n", [193, 30_001])
+def test_rows_that_several_threads_share(n, path, monkeypatch):
+    pytest.importorskip("threadpoolctl", reason="threadpoolctl, of the extra fast, is missing")
+    if path == "always":
+        monkeypatch.setattr(predictor, "usable_threads", lambda _: 3)
+        monkeypatch.setattr(predictor, "SPLIT_PRODUCTS", 1)
+    net, _ = make()
+    rows = np.random.default_rng(5).standard_normal((n, 5)).astype(np.float32)
+    found = net.predict(rows)
+    assert_allclose(found, by_hand(net, rows), rtol=2e-6)
+    if path == "always":
+        assert len(net._evaluator()._choice.predictor(1)._others) == 2
+    assert (net.predict(rows) == found).all()
+    rows[n - 1, 2] = np.nan
+    with pytest.raises(ValueError, match=str(n - 1)):
+        net.predict(rows)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

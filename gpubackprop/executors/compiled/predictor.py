@@ -1,5 +1,7 @@
 """Outputs of rows by compiled code: one native call for each slice of them."""
 
+import functools
+
 import numpy as np
 
 from gpubackprop.backprop import SLICE
@@ -7,6 +9,7 @@ from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import blas, cache
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
+from gpubackprop.executors.compiled.split import ROWS_STEP, SPLIT_PRODUCTS, SPLIT_ROWS, bounds
 from gpubackprop.executors.compiled.tables import (
     FEW_ROWS,
     WIDE_PIECE,
@@ -16,6 +19,7 @@ from gpubackprop.executors.compiled.tables import (
     position,
 )  # fmt: skip
 from gpubackprop.model import Model
+from gpubackprop.threads import can_limit, limited, run_all, usable_threads
 
 #: What compiling takes: the loop over rows, and the activations of a network.
 LOOP_SECONDS, ACTIVATIONS_SECONDS = 1.0, 0.3
@@ -53,6 +57,8 @@ class Predictor:
         self._workspaces: dict[int, Workspace] = {}
         self._runs: dict[int, np.ndarray] = {}
         self._one = self._few = self._many = 0
+        self._products = sum(m * n for m, n in model.layout.shapes)
+        self._others: list[Predictor] = []
 
     def outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
         """Return the outputs in an array of their own; None if a number of theirs, or of X, may not
@@ -71,20 +77,49 @@ class Predictor:
 
     def into(self, parameters: Layers, X: np.ndarray, out: np.ndarray, n: int) -> bool:
         """Write the outputs of all n rows into an array; tell whether that could be done."""
+        if n <= FEW_ROWS:
+            return self._run(parameters, X, out, n)
+        threads = self._threads(n)
+        if threads == 1 and n <= SLICE:
+            return self._run(parameters, X, out, n)
+        step = threads * SLICE
+        with limited(None if threads == 1 else 1):
+            # Between two slices Ctrl-C is noticed.
+            return all(
+                self._share(parameters, X[s : s + step], out[s : s + step], threads)
+                for s in range(0, n, step)
+            )
+
+    def _threads(self, n: int) -> int:
+        """Return how many threads share n rows."""
+        if n * self._products < SPLIT_PRODUCTS or not can_limit():
+            return 1
+        return max(1, min(usable_threads(None), n // SPLIT_ROWS))
+
+    def _share(self, parameters: Layers, X: np.ndarray, out: np.ndarray, threads: int) -> bool:
+        """Do a slice with several threads, each with part of its rows."""
+        rows = bounds(len(X), threads, ROWS_STEP)
+        while len(self._others) < threads - 1:
+            self._others.append(Predictor(self.model, strict=bool(self._strict)))
+        done = [False] * threads
+
+        def do(i: int, one: Predictor) -> None:
+            here = slice(rows[i], rows[i + 1])
+            done[i] = one._run(parameters, X[here], out[here], rows[i + 1] - rows[i])
+
+        workers = [self, *self._others[: threads - 1]]
+        run_all([functools.partial(do, i, one) for i, one in enumerate(workers)])
+        return all(done)
+
+    def _run(self, parameters: Layers, X: np.ndarray, out: np.ndarray, n: int) -> bool:
+        """Do n rows in this thread."""
         if parameters is not self._parameters:
             self._place(parameters)
         if n <= SINGLE_ROWS:
             run = self._one
         else:
             run = (self._few if n <= FEW_ROWS else self._many) or self._place_rows(n)
-        if n <= SLICE:
-            return bool(self._enter(run, X, out, n))
-        # Between two slices Ctrl-C is noticed.
-        for s in range(0, n, SLICE):
-            part = X[s : s + SLICE]
-            if not self._enter(run, part, out[s : s + SLICE], len(part)):
-                return False
-        return True
+        return bool(self._enter(run, X, out, n))
 
     def _place(self, parameters: Layers) -> None:
         """Take up other parameters, which are held: they stay where they are."""
