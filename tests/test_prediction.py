@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import gpubackprop as gb
-from gpubackprop.executors import prediction
+from gpubackprop.executors import compiled, prediction
 from gpubackprop.executors.compiled import blas, cache, loaded, predictor
 
 X = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
@@ -194,3 +194,16 @@ def test_seconds_to_begin_count_what_is_compiled_for_predictions():
     assert Compiled.seconds_to_begin(job) == pytest.approx(cold - took)
     Compiled(job)
     assert Compiled.seconds_to_begin(job) == 0
+
+
+def test_warm_compiles_it_too(monkeypatch):
+    texts = []
+    monkeypatch.setattr(compiled.cache, "load", texts.append)
+    monkeypatch.setattr(
+        compiled, "LoadedLoop", lambda dtype, name: texts.extend(loaded.texts(dtype, name))
+    )
+    *_, last = compiled.warm()
+    assert last == "float64 relu identity squared AdamW"
+    for dtype in ("float32", "float64"):
+        net = make(dtype=dtype)
+        assert set(predictor._texts(net.model)) <= set(texts)

@@ -11,7 +11,7 @@ from gpubackprop.executors.compiled.blas import problem
 from gpubackprop.executors.compiled.cache import folder
 from gpubackprop.executors.compiled.executor import Compiled
 from gpubackprop.executors.compiled.loaded import LoadedLoop
-from gpubackprop.executors.compiled.source import LOOPS, write_formulas
+from gpubackprop.executors.compiled.source import LOOPS, write_activations, write_formulas
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW
 
@@ -39,5 +39,6 @@ def warm() -> Iterator[str]:
             model = Model(
                 (2, 2, 2), activations_of, losses.get(loss), (True,) * 2, (0.0,), np.dtype(dtype)
             )
+            cache.load(write_activations(model).text)
             cache.load(write_formulas(model, optimizer).text)
             yield f"{dtype} {hidden} {output} {loss} {type(optimizer).__name__}"
