@@ -103,8 +103,11 @@ def with_sklearn(net: gb.Network) -> Iterator[tuple[str, Callable[[np.ndarray], 
     X = np.random.default_rng(0).random((len(y), sizes[0]), np.float32)
     for name, kind in (("scikit-learn", MLPClassifier), ("our estimator", Ours)):
         model = kind(sizes[1:-1], activation="logistic", max_iter=1, solver="sgd").fit(X, y)
-        model.coefs_ = [W.T.copy() for W in net.weights]
-        model.intercepts_ = [b.copy() for b in net.biases]
+        # Into the arrays that it has, in the layout that it gave them.
+        for coefs, intercepts, W, b in zip(
+            model.coefs_, model.intercepts_, net.weights, net.biases, strict=True
+        ):
+            coefs[...], intercepts[...] = W.T, b
         yield f"{name}, predict_proba", model.predict_proba
         if kind is MLPClassifier:
             forward = model._forward_pass_fast
