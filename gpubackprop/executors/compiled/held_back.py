@@ -204,7 +204,7 @@ def turn(K: Ints, W: Ints, place: int, pitch: int, m: int, n: int, iota: int, ba
     """Write the first layer's W as columns, `pitch` numbers apart, or back from there; return
     where it was.
     """
-    at = W[0]
+    at: int = W[0]
     if back:
         transpose(place, iota, pitch, back, n, m, n, 0)
     else:
