@@ -102,9 +102,10 @@ def write_fixed(model: Model, *, single: bool) -> str:
     parts = [
         header(model.dtype.name),
         *network.formulas(),
-        _function(f"@fast\ndef train({arguments}, ordered)", body),
+        _function(f"@fast\ndef train({arguments}, ordered)", ["whole_vectors()", *body]),
         _function(
-            f"{decorator}\ndef entry(run)", ["r = codes(run)", f"train({', '.join(values)})"]
+            f"{decorator}\ndef entry(run)",
+            ["whole_vectors()", "r = codes(run)", f"train({', '.join(values)})"],
         ),
     ]
     return "\n\n\n".join(parts) + "\n"

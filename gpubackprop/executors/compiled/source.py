@@ -165,7 +165,7 @@ def write_activations(model: Model) -> Program:
 def _write_activations(dtype: np.dtype, layers: "_Layers") -> Program:
     constants = Constants()
     kinds, of_layer = _kinds(layers)
-    activate = by_address("activate", FORMULAS["activate"], _activate(kinds, constants))
+    activate = _formula("activate", _activate(kinds, constants))
     return Program(join([header(dtype.name), activate]), tuple(constants.values), of_layer)
 
 
@@ -179,13 +179,17 @@ def write_formulas(model: Model, optimizer: Optimizer) -> Program:
         **_output(model, constants),
         **_optimizer(optimizer, constants),
     }
-    parts = [by_address(name, names, bodies[name]) for name, names in FORMULAS.items()]
+    parts = [_formula(name, bodies[name]) for name in FORMULAS]
     return Program(join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
 
 
 def join(parts: list[str]) -> str:
     """Put the parts of a module together."""
     return "\n\n\n".join(parts) + "\n"
+
+
+def _formula(name: str, body: list[str]) -> str:
+    return by_address(name, FORMULAS[name], ["whole_vectors()", *body] if body else [])
 
 
 def by_address(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
