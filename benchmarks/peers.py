@@ -7,6 +7,7 @@ repository's root, with the extra "peers" installed:
     python benchmarks/peers.py
     python benchmarks/peers.py --cells '784-30-10/*' --engines 'ours-*' sklearn --rounds 5
     python benchmarks/peers.py --json peers.json --plot peers.png --markdown benchmarks/RESULTS.md
+    python benchmarks/peers.py --before peers.json --markdown benchmarks/RESULTS.md  # both runs
 """
 
 import argparse
@@ -55,6 +56,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--no-first-use", action="store_true", help="leave out memory and imports")
     parser.add_argument("--only-first-use", action="store_true", help="nothing but them")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--before", type=Path, help="an earlier run's --json, to be shown beside")
     parser.add_argument("--plot", type=Path, help="draw them here")
     parser.add_argument("--markdown", type=Path, help="put the report into this file")
     return parser.parse_args()
@@ -99,7 +101,11 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     options = parsed()
+    before = json.loads(options.before.read_text())["cells"] if options.before else {}
     found = measured(options)
+    found["before"] = {
+        name: report.verdict(CELLS[name], cell)["times"] for name, cell in before.items()
+    }
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.plot and found["cells"]:

@@ -115,3 +115,19 @@ def test_markdown_is_replaced_between_its_marks(tmp_path):
     assert text.startswith("# Results\n\nOthers' figures.\n")
     assert text.count("## Training beside the peers") == 1
     assert here["processor"] in text
+
+
+def test_an_earlier_run_stands_beside():
+    from contest import report
+
+    cell = {name: {"samples_per_second": n} for name, n in (("ours-eager", 300), ("sklearn", 100))}
+    found = {
+        "machine": report.stated(["numpy-hand"], 1), "command": "x", "first_use": {},
+        "first_cell": "", "cells": {"784-30-10/32": cell}, "before": {"784-30-10/32": "2.50"},
+    }  # fmt: skip
+    head, _, row = [line for line in report.markdown(found).splitlines() if line.startswith("|")][
+        :3
+    ]
+    shown = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert shown["times"] == "3.00"
+    assert shown["times in the run before |"] == "2.50 |"

@@ -171,7 +171,11 @@ def markdown(found: Mapping[str, Any]) -> str:
         "Samples/s, medians of interleaved rounds; the spread is between the quartiles. Repeat "
         f"with `{found['command']}`."
     )
-    parts.append(markdown_table([verdict(CELLS[name], cell) for name, cell in results.items()]))
+    rows = [verdict(CELLS[name], cell) for name, cell in results.items()]
+    before = found.get("before") or {}
+    for row in rows if before else []:
+        row["times in the run before"] = before.get(row["cell"], "-")
+    parts.append(markdown_table(rows))
     engines = list(dict.fromkeys(name for cell in results.values() for name in cell))
     rows = [
         {"engine": ENGINES[e].title}
