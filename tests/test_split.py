@@ -2,13 +2,14 @@
 
 import multiprocessing
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import gpubackprop as gb
-from gpubackprop import threads
+from gpubackprop import threads, training
 from gpubackprop.threads import limited, run_all
 
 pytest.importorskip("numba")
@@ -71,6 +72,36 @@ def test_it_is_what_eager_does(job, n_threads):
     assert_allclose(flat(net), flat(expected), rtol=1e-9, atol=1e-12)
     assert_allclose(net.history.loss, expected.history.loss, rtol=1e-11)
     assert net.history.threads == n_threads
+
+
+# W[0] has 600 weights.
+@pytest.mark.parametrize(("large", "parts", "limit"), [(600, 1, None), (601, 2, 1)])
+def test_a_large_layer_is_left_to_blas(monkeypatch, large, parts, limit):
+    found = []
+
+    class Look(split.Split):
+        def __init__(self, job, program, parts, *arguments):
+            found.append(parts)
+            super().__init__(job, program, parts, *arguments)
+
+    monkeypatch.setattr(split, "LARGE_LAYER", large)
+    monkeypatch.setattr(split, "own_layers", lambda model: [False, False])
+    monkeypatch.setattr("gpubackprop.executors.compiled.executor.Split", Look)
+    limits = []
+    monkeypatch.setattr(training, "limited", lambda n: limits.append(n) or threads.limited(n))
+    net, expected = trained(2), trained(1, executor="eager")
+    assert_allclose(flat(net), flat(expected), rtol=1e-9, atol=1e-12)
+    assert found == [parts] * (parts > 1)
+    assert set(limits[:2]) == {limit}
+
+
+def test_blas_is_not_limited_where_it_has_nothing_to_do():
+    limits = []
+    for loop, n_out in (("direct", 65), ("direct", 64), ("held back", 64), ("fixed", 65)):
+        net = gb.Network([20, n_out, 64], backend="numpy", rng=0)
+        job = SimpleNamespace(model=net.model, threads=2, batch_size=32)
+        limits.append(split.blas_threads(job, loop))
+    assert limits == [1, None, 1, None]
 
 
 def test_the_same_threads_get_the_same_bits():

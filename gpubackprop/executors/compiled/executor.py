@@ -65,7 +65,7 @@ class Compiled:
         self._n_parts = parts_of(job, self._loop.name)
         self._split: Split | None = None
         #: What BLAS is to be limited to meanwhile, the whole process's.
-        self.blas_threads = blas_threads(job, self._n_parts)
+        self.blas_threads = blas_threads(job, self._loop.name)
 
     def _load(self, name: str) -> LoadedLoop | FixedLoop:
         if name not in self._loops:

@@ -9,7 +9,7 @@ from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import blas, cache
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
-from gpubackprop.executors.compiled.split import ROWS_STEP, SPLIT_PRODUCTS, SPLIT_ROWS, bounds
+from gpubackprop.executors.compiled.split import ROWS_STEP, SPLIT_PRODUCTS, bounds
 from gpubackprop.executors.compiled.tables import (
     FEW_ROWS,
     WIDE_PIECE,
@@ -29,6 +29,8 @@ SINGLE_ROWS = 2
 #: Rows that go through it at once, where there are more than `tables.FEW_ROWS`. As columns they are
 #: that far apart in memory: at powers of two they would share places in the cache.
 PIECE = 448
+#: The least rows of a thread: there are no gradients to be added up, as in `split`.
+SHARE_ROWS = 64
 
 
 class Predictor:
@@ -94,7 +96,7 @@ class Predictor:
         """Return how many threads share n rows."""
         if n * self._products < SPLIT_PRODUCTS or not can_limit():
             return 1
-        return max(1, min(usable_threads(None), n // SPLIT_ROWS))
+        return max(1, min(usable_threads(None), n // SHARE_ROWS))
 
     def _share(self, parameters: Layers, X: np.ndarray, out: np.ndarray, threads: int) -> bool:
         """Do a slice with several threads, each with part of its rows."""
