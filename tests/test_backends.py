@@ -756,3 +756,18 @@ def test_a_norm_whose_square_is_infinite_is_clipped(backend):
     g = backend.asarray(np.array([3e19, 4e19, 0.0], np.float32))
     backend.clip_norm(g, 5.0, backend.empty((1,), np.float32))
     close(backend.to_numpy(g), [3.0, 4.0, 0.0], "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_out", [1, 3, 4, 32, 33])
+@pytest.mark.parametrize("n", [511, 1000, 8192])
+def test_many_short_rows_get_their_bias_and_their_sum(n, n_out, dtype):
+    """Rows are joined for the addition, and what is left over is added by itself."""
+    backend, rng = backends.get("numpy"), np.random.default_rng(0)
+    a, W = rng.integers(-9, 9, (n, 5)), rng.integers(-9, 9, (n_out, 5))
+    b = np.arange(n_out) + 0.5
+    z, db = np.empty((n, n_out), dtype), np.empty(n_out, dtype)
+    backend.affine(*(x.astype(dtype) for x in (a, W, b)), z)
+    assert_array_equal(z, a @ W.T + b)  # small whole numbers and halves: without rounding
+    backend.gradient(z, a.astype(dtype), np.empty((n_out, 5), dtype), db)
+    assert_array_equal(db, (a @ W.T + b).sum(0))
