@@ -13,10 +13,18 @@ from gpubackprop import checks
 from gpubackprop.backends.base import Backend
 from gpubackprop.columns import CODES, Buffers, Column, Csr, Labels, Rows, is_memory_map, put
 from gpubackprop.model import Model
-from gpubackprop.order import default_shuffle, row_dtype, row_order
+from gpubackprop.order import default_shuffle, row_dtype, row_order, shuffled
 from gpubackprop.types import Array
 
-__all__ = ["Batches", "Source", "checked_source", "default_shuffle", "row_order", "source"]
+__all__ = [
+    "Batches",
+    "Source",
+    "checked_source",
+    "default_shuffle",
+    "row_order",
+    "shuffled",
+    "source",
+]
 
 #: Share of the device's free memory that data may fill.
 DEVICE_SHARE = 0.8

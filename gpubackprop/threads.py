@@ -25,10 +25,10 @@ class _Shared:
         Held while BLAS's limit or the pool changes, never while a network trains.
     limits : list of int
         Those of the fits under way: the smallest holds.
-    libraries : object or None
-        What threadpoolctl found loaded.
-    before : list
-        What restores what there was before each change, the first one first.
+    libraries : list or None
+        Of the BLAS libraries that threadpoolctl found loaded, what reads and sets their threads.
+    before : dict
+        By the file of each library: the library, and its threads before the first limit.
     pool : ThreadPoolExecutor or None
     size : int
         Threads of the pool.
@@ -37,8 +37,8 @@ class _Shared:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.limits: list[int] = []
-        self.libraries: Any = None
-        self.before: list[Any] = []
+        self.libraries: list[Any] | None = None
+        self.before: dict[str, tuple[Any, int]] = {}
         self.pool: ThreadPoolExecutor | None = None
         self.size = 0
 
@@ -127,17 +127,44 @@ def limited(threads: int | None) -> Iterator[None]:
 
 
 def _apply(shared: _Shared) -> None:
-    """Set BLAS to the smallest limit, or to what it had before there was one."""
-    from threadpoolctl import ThreadpoolController
+    """Set BLAS to the smallest limit, or to what it had before there was one.
 
+    Finding the libraries takes longer than a small fit; asking each for its threads does not.
+    """
     if not shared.limits:
-        while shared.before:
-            shared.before.pop().restore_original_limits()
+        for library, n in shared.before.values():
+            _set(library, n)
+            _release(library, force=False)
+        shared.before.clear()
         return
     if shared.libraries is None:
-        shared.libraries = ThreadpoolController()
+        from threadpoolctl import ThreadpoolController
+
+        found = ThreadpoolController().lib_controllers
+        shared.libraries = [library for library in found if library.user_api == "blas"]
     now = min(shared.limits)
-    shared.before.append(shared.libraries.limit(limits=now, user_api="blas"))
+    for library in shared.libraries:
+        shared.before.setdefault(library.filepath, (library, library.num_threads))
+        _set(library, now)
+
+
+def _set(library: Any, n: int) -> None:
+    """Set a library's threads if it has others."""
+    if library.num_threads == n:
+        return
+    library.set_num_threads(n)
+    if library.num_threads != n:
+        # threadpoolctl lets the thread that set them first alone do so while it lives. A limit of
+        # ours may end in another one: `_Shared.lock` is what keeps them apart.
+        _release(library, force=True)
+        library.set_num_threads(n)
+
+
+def _release(library: Any, *, force: bool) -> None:
+    """Let any thread set a library's threads. Older threadpoolctl always does."""
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force)
 
 
 def run_all(calls: Sequence[Callable[[], None]]) -> None:

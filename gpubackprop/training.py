@@ -11,7 +11,7 @@ import numpy as np
 
 from gpubackprop import backprop, executors
 from gpubackprop.buffers import Parameters
-from gpubackprop.data import Batches, Source, row_order
+from gpubackprop.data import Batches, Source, row_order, shuffled
 from gpubackprop.errors import DivergenceError
 from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
@@ -141,6 +141,8 @@ class Trainer:
         self.executor = executors.get(executor, job)
         # An executor that shares its work among threads of ours wants one for each of them.
         self._blas_threads: int | None = getattr(self.executor, "blas_threads", None)
+        # One that compiles may have its own way of shuffling, to the same bits.
+        self._shuffling = getattr(self.executor, "shuffling", None) or shuffled
         self.run = Run(job, parameters, source, epochs)
         self.run.history.executor = self.executor.name
         self.shuffle, self.rng = shuffle, rng
@@ -172,11 +174,11 @@ class Trainer:
         if self.drawn is None and self._first_epoch < run.epochs and not run.stopping:
             self.order = self._draw_order(self._first_epoch)
         try:
-            for epoch in range(self._first_epoch, run.epochs):
-                if run.stopping:
-                    break
-                run.epoch = epoch
-                with limited(self._blas_threads):
+            with limited(self._blas_threads):
+                for epoch in range(self._first_epoch, run.epochs):
+                    if run.stopping:
+                        break
+                    run.epoch = epoch
                     self._epoch()
         except KeyboardInterrupt:
             run.stopping = "interrupted"
@@ -267,7 +269,7 @@ class Trainer:
             return None
         # One buffer: the rows of the epoch before have been gathered, or will be before the device
         # takes up the new order.
-        self._host_order = row_order(n, self.shuffle, self.rng, self._host_order)
+        self._host_order = row_order(n, self.shuffle, self.rng, self._host_order, self._shuffling)
         backend = self.job.backend
         if backend.host or not source.resident:
             return self._host_order

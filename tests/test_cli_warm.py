@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+import gpubackprop as gb
 from gpubackprop.cli import main
-from gpubackprop.executors import compiled
+from gpubackprop.executors import Job, compiled
+from gpubackprop.executors.compiled import outer_step, plans, source
 
 pytest.importorskip("typer")
 pytest.importorskip("numba")
@@ -33,6 +35,20 @@ def test_warm_fills_the_cache(run, quick):
     assert found["folder"] == str(quick)
     assert len(found["programs"]) == 1
     assert found["seconds"] > 0
+
+
+def test_everything_that_is_made_for_a_job_of_the_table(monkeypatch):
+    """What updates by one sample with momentum or Adam run is compiled too."""
+    texts = set()
+    monkeypatch.setattr(compiled.cache, "load", texts.add)
+    monkeypatch.setattr(compiled, "LoadedLoop", lambda dtype, name: None)
+    assert "float32 one sample Adam" in list(compiled.warm())
+    for optimizer in (gb.SGD(0.5, momentum=0.3), gb.Adam(), gb.AdamW()):
+        net = gb.Network([30, 20, 3], "tanh", backend="numpy")
+        job = Job(net.model, net.backend, optimizer, 1, False, 0)
+        assert plans.steps_outer(job, masked=False)
+        assert outer_step.write_outer_step(net.model.dtype, optimizer)[0] in texts
+        assert source.write_formulas(net.model, optimizer).text in texts
 
 
 def test_warm_says_why_it_cannot(monkeypatch, capsys):

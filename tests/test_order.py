@@ -51,6 +51,16 @@ def test_out_is_written_and_returned(shuffle):
     assert_array_equal(out, row_order(3000, shuffle, np.random.default_rng(0)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 1000, 65537, (1 << 20) + 1])
+def test_the_order_is_that_of_numpys_shuffle(n):
+    """However it is come by, a seed's order stays what it is."""
+    rng, other = np.random.default_rng(5), np.random.default_rng(5)
+    expected = np.arange(n, dtype=np.int32)
+    other.shuffle(expected)
+    assert_array_equal(row_order(n, True, rng), expected)
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
 def test_blocks_stay_together():
     n = 300 * 1024 - 5  # the last block is short, and so is the last window
     order = row_order(n, "blocks", np.random.default_rng(0))

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import types
 
 import pytest
 
@@ -53,6 +55,68 @@ def test_the_limit_ends():
     with pytest.raises(ZeroDivisionError), threads.limited(1):
         raise ZeroDivisionError
     assert now() == before
+
+
+def test_limits_of_several_threads():
+    """Whichever thread has set BLAS's threads before: the smallest holds, and all of it ends."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def now():
+        # MKL, and OpenBLAS on OpenMP, have limits of each thread's own.
+        pools = threadpoolctl.threadpool_info()
+        return {p["num_threads"] for p in pools if p.get("threading_layer") == "pthreads"}
+
+    before, most, seen = now(), threads.available(), []
+    if not before:
+        pytest.skip("no BLAS with one limit for the process is loaded")
+    begun, ended = threading.Event(), threading.Event()
+
+    def other():
+        with threads.limited(1):
+            seen.append(now())
+            begun.set()
+            ended.wait()
+        seen.append(now())
+
+    with threads.limited(most):
+        assert now() == {most}
+        thread = threading.Thread(target=other)
+        thread.start()
+        begun.wait()
+        assert now() == {1}
+    assert now() == {1}  # the other's holds still
+    ended.set()
+    thread.join()
+    assert seen == [{1}, before]
+
+
+def test_a_limit_in_force_sets_nothing(monkeypatch):
+    """Small fits come by the thousand: the libraries are looked for once."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    looked, sets = [], []
+
+    class Library:
+        user_api, filepath, num_threads = "blas", "one", 2
+
+        def set_num_threads(self, n):
+            sets.append(n)
+            self.num_threads = n
+
+    def found():
+        looked.append(1)
+        return types.SimpleNamespace(lib_controllers=[Library()])
+
+    monkeypatch.setattr(threadpoolctl, "ThreadpoolController", found)
+    monkeypatch.setattr(threads, "_shared", threads._Shared())
+    monkeypatch.setattr(threads, "available", lambda: 4)
+    for _ in range(3):
+        with threads.limited(1), threads.limited(1):
+            pass
+    assert (len(looked), sets) == (1, [1, 2, 1, 2, 1, 2])
+    threads.libraries_changed()
+    with threads.limited(2):
+        pass
+    assert (len(looked), len(sets)) == (2, 6)
 
 
 def test_no_limit_needs_no_package(monkeypatch):

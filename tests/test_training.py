@@ -183,9 +183,9 @@ def test_orders_of_rows(shuffle):
     """Fewer rows than a block are shuffled by "blocks" too, in an order of its own."""
     seen = []
 
-    def make_order(n, how, rng, out):
+    def make_order(n, how, rng, out, shuffling):
         seen.append(how)
-        return original(n, how, rng, out)
+        return original(n, how, rng, out, shuffling)
 
     original = training.row_order
     net = make()

@@ -11,9 +11,11 @@ from gpubackprop.executors.compiled.blas import problem
 from gpubackprop.executors.compiled.cache import folder
 from gpubackprop.executors.compiled.executor import Compiled
 from gpubackprop.executors.compiled.loaded import LoadedLoop
+from gpubackprop.executors.compiled.outer_step import write_outer_step
+from gpubackprop.executors.compiled.shuffle import write_shuffle
 from gpubackprop.executors.compiled.source import LOOPS, write_activations, write_formulas
 from gpubackprop.model import Model
-from gpubackprop.optimizers import SGD, Adam, AdamW
+from gpubackprop.optimizers import SGD, Adam, AdamW, Optimizer
 
 __all__ = ["Compiled", "folder", "problem", "warm"]
 
@@ -27,11 +29,17 @@ def warm() -> Iterator[str]:
         Such as "float32 sigmoid softmax cross_entropy Adam".
     """
     outputs = ("sigmoid", "log_loss"), ("softmax", "cross_entropy"), ("identity", "squared")
-    optimizers = SGD(0.1), SGD(0.1, momentum=0.9), Adam(), AdamW()
+    optimizers: list[Optimizer] = [SGD(0.1), SGD(0.1, momentum=0.9), Adam(), AdamW()]
+    cache.load(write_shuffle())
+    yield "shuffle"
     for dtype in ("float32", "float64"):
         for name in LOOPS:
             LoadedLoop(np.dtype(dtype), name)
             yield f"{dtype} {name}"
+        for optimizer in optimizers:
+            if not optimizer.plain:  # a plain step has kernels of its own
+                cache.load(write_outer_step(np.dtype(dtype), optimizer)[0])
+                yield f"{dtype} one sample {type(optimizer).__name__}"
         for hidden, (output, loss), optimizer in itertools.product(
             ("sigmoid", "tanh", "relu"), outputs, optimizers
         ):

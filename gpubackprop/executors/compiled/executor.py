@@ -15,6 +15,7 @@ from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_t
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
 from gpubackprop.executors.compiled.plans import loop_of, steps_outer
+from gpubackprop.executors.compiled.shuffle import pays, shuffle
 from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
 from gpubackprop.executors.compiled.tables import (
@@ -62,6 +63,8 @@ class Compiled:
         if compiles:
             predictor.prepare(job.model)
         prediction.begin(more=compiles)
+        #: What draws the order of rows, or None: see `Trainer`.
+        self.shuffling = shuffle if pays(job, compiles=self._loop.name == "fixed") else None
         self._n_parts = parts_of(job, self._loop.name)
         self._split: Split | None = None
         #: What BLAS is to be limited to meanwhile, the whole process's.

@@ -270,6 +270,7 @@ class _Network:
                 yield from (f"g{l}_{name} += s{name}" for name in sums)
 
 
+@functools.lru_cache
 def buffer_size(model: Model) -> int:
     """Return how many numbers the buffer of a program holds."""
     return len(_Network(model).places()) * COLUMNS

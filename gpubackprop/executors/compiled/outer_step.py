@@ -33,10 +33,23 @@ def write_outer_step(dtype: np.dtype, optimizer: Optimizer) -> tuple[str, tuple[
     constants : tuple of float
         What it reads from its argument ``_C``.
     """
+    penalty, value = optimizer.penalty, optimizer.penalty_value
+    decay = optimizer.decay if optimizer.weight_decay else None
+    return _write(dtype, penalty, value, decay, optimizer.expression)
+
+
+@functools.lru_cache
+def _write(
+    dtype: np.dtype,
+    penalty: Expression | None,
+    value: Expression | None,
+    decay: Expression | None,
+    step: Expression,
+) -> tuple[str, tuple[float, ...]]:
     constants = Constants()
     before: list[str] = []
     inside: list[str] = []
-    for stage, (expression, scalars, shared) in _stages(optimizer).items():
+    for stage, (expression, scalars, shared) in _stages(penalty, value, decay, step).items():
         # Each stage's names are its own, but for what all of them pass on.
         name = functools.partial(_name, stage, shared)
         lines, statements = to_statements(expression, constants, scalars, name)
@@ -44,7 +57,7 @@ def write_outer_step(dtype: np.dtype, optimizer: Optimizer) -> tuple[str, tuple[
         inside += statements
         if stage == "value":
             inside.append("_sum += value_out")
-    slots = [f"slot{i}" for i in range(len(optimizer.slots))]
+    slots = [f"slot{i}" for i in range(len(step.outputs) - 1)]
     body = [f"_at_{slot} = codes(_slots)[{i}] + _first" for i, slot in enumerate(slots)]
     body += ["_at_d, _at_x = numbers(_d), numbers(_x)", *before, "for _j in range(_m):"]
     places = {"w": "_w + _first", **{slot: f"_at_{slot}" for slot in slots}}
@@ -61,22 +74,25 @@ def write_outer_step(dtype: np.dtype, optimizer: Optimizer) -> tuple[str, tuple[
 _Stage = tuple[Expression, dict[str, str], dict[str, str]]
 
 
-def _stages(optimizer: Optimizer) -> dict[str, _Stage]:
+def _stages(
+    penalty: Expression | None,
+    value: Expression | None,
+    decay: Expression | None,
+    step: Expression,
+) -> dict[str, _Stage]:
     """Return what happens to a weight, in the order in which it does.
 
     By its name: an expression, where its scalars are, and what its names are that others share.
     """
     stages: dict[str, _Stage] = {}
-    penalty, value = optimizer.penalty, optimizer.penalty_value
     if penalty is not None and value is not None:
         stages["penalty"] = penalty, scalar_places(penalty), {"w": "w", "g": "g"}
         stages["value"] = value, scalar_places(value), {"w": "w"}
-    if optimizer.weight_decay:
-        stages["decay"] = optimizer.decay, scalar_places(optimizer.decay), {"w": "w"}
-    step = optimizer.expression
+    if decay is not None:
+        stages["decay"] = decay, scalar_places(decay), {"w": "w"}
     w, *slots = step.outputs
     shared = {"g": "g", w: "w", **{slot: f"slot{i}" for i, slot in enumerate(slots)}}
-    stages["step"] = step, step_scalars(optimizer), shared
+    stages["step"] = step, step_scalars(step), shared
     return stages
 
 

@@ -170,17 +170,38 @@ def _write_activations(dtype: np.dtype, layers: "_Layers") -> Program:
 
 
 def write_formulas(model: Model, optimizer: Optimizer) -> Program:
-    """Write the module of the formulas of a network and an optimiser."""
+    """Write the module of the formulas of a network and an optimiser.
+
+    What has been printed is remembered by what is printed, not by the optimiser: one of a user's
+    own need not be hashable.
+    """
+    decays = (optimizer.decay, optimizer.masked_decay) if optimizer.weight_decay else ()
+    return _write_formulas(
+        model.dtype, _layers(model), model.pair.loss, model.pair.delta, optimizer.penalty, decays,
+        optimizer.expression,
+    )  # fmt: skip
+
+
+@functools.lru_cache
+def _write_formulas(
+    dtype: np.dtype,
+    layers: "_Layers",
+    loss: Expression | None,
+    delta: Expression | None,
+    penalty: Expression | None,
+    decays: tuple[Expression, ...],
+    step: Expression,
+) -> Program:
     constants = Constants()
-    kinds, of_layer = _kinds(_layers(model))
+    kinds, of_layer = _kinds(layers)
     bodies = {
         "activate": _activate(kinds, constants),
         "derive": _derive(kinds, constants),
-        **_output(model, constants),
-        **_optimizer(optimizer, constants),
+        **_output(loss, delta, constants),
+        **_optimizer(penalty, decays, step, constants),
     }
     parts = [_formula(name, bodies[name]) for name in FORMULAS]
-    return Program(join([header(model.dtype.name), *parts]), tuple(constants.values), of_layer)
+    return Program(join([header(dtype.name), *parts]), tuple(constants.values), of_layer)
 
 
 def join(parts: list[str]) -> str:
@@ -241,13 +262,16 @@ def _derive(kinds: _Kinds, constants: Constants) -> list[str]:
     return lines
 
 
-def _output(model: Model, constants: Constants) -> dict[str, list[str]]:
+def _output(
+    loss: Expression | None, delta: Expression | None, constants: Constants
+) -> dict[str, list[str]]:
     """Print the loss and the output's delta, where they are no matter of whole rows."""
-    pair, places = model.pair, {"o": "_o", "z": "_z", "y": "_y", "out": "_out"}
-    terms = to_loop(pair.loss, constants, places) if pair.loss else []
+    places = {"o": "_o", "z": "_z", "y": "_y", "out": "_out"}
     factor = {"scale": "numbers(_factor)[0]"}
-    delta = to_loop(pair.delta, constants, places, factor) if pair.delta else []
-    return {"loss_terms": terms, "loss_delta": delta}
+    return {
+        "loss_terms": to_loop(loss, constants, places) if loss else [],
+        "loss_delta": to_loop(delta, constants, places, factor) if delta else [],
+    }
 
 
 def scalar_places(expression: Expression) -> dict[str, str]:
@@ -256,32 +280,36 @@ def scalar_places(expression: Expression) -> dict[str, str]:
     return {name: f"numbers(_scalars)[{columns[name]}]" for name in expression.scalars}
 
 
-def step_scalars(optimizer: Optimizer) -> dict[str, str]:
+def step_scalars(expression: Expression) -> dict[str, str]:
     """Return where an update finds each of its scalars."""
-    names = optimizer.expression.scalars
+    names = expression.scalars
     return {name: f"numbers(_scalars)[{N_SCALARS + i}]" for i, name in enumerate(names)}
 
 
-def _optimizer(optimizer: Optimizer, constants: Constants) -> dict[str, list[str]]:
+def _optimizer(
+    penalty: Expression | None,
+    decays: tuple[Expression, ...],
+    expression: Expression,
+    constants: Constants,
+) -> dict[str, list[str]]:
     """Print penalty, decay and step."""
-    penalty: list[str] = []
-    if optimizer.penalty is not None:
-        factors = scalar_places(optimizer.penalty)
-        penalty = to_loop(optimizer.penalty, constants, {"w": "_w", "g": "_g"}, factors)
+    penalize: list[str] = []
+    if penalty is not None:
+        factors = scalar_places(penalty)
+        penalize = to_loop(penalty, constants, {"w": "_w", "g": "_g"}, factors)
     decay: list[str] = []
-    if optimizer.weight_decay:
-        rate = scalar_places(optimizer.decay)
-        decay = _under("_trainable == 0", to_loop(optimizer.decay, constants, {"w": "_w"}, rate))
+    if decays:
+        plain, masked = decays
+        rate = scalar_places(plain)
+        decay = _under("_trainable == 0", to_loop(plain, constants, {"w": "_w"}, rate))
         places = {"trainable": "_trainable", "w": "_w"}
-        masked = to_loop(optimizer.masked_decay, constants, places, rate)
-        decay += _under("_trainable != 0", masked)
-    expression = optimizer.expression
+        decay += _under("_trainable != 0", to_loop(masked, constants, places, rate))
     w, *slots = expression.outputs
-    scalars = step_scalars(optimizer)
+    scalars = step_scalars(expression)
     places = {"g": "_g", w: "_w", **{name: f"_slot{i}" for i, name in enumerate(slots)}}
     step = [f"_slot{i} = codes(_slots)[{i}]" for i in range(len(slots))]
     step += to_loop(expression, constants, places, scalars)
-    return {"penalize": penalty, "decay": decay, "step": step}
+    return {"penalize": penalize, "decay": decay, "step": step}
 
 
 class _ByAddress(ast.NodeTransformer):
