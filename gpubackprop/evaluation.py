@@ -75,11 +75,11 @@ class Evaluator:
         A source would take longer to make than a row takes to predict. None for anything else, bad
         data included: those take a source. So do many rows, without compiled code.
         """
-        o = self.compiled(parameters, X)
-        if o is not None:
-            return o
-        if not self._reads(X) or X.size > _FEW or not np.isfinite(X).all():
+        if not self._reads(X):
             return None
+        o = self._outputs(parameters, X)
+        if o is not None or X.size > _FEW or not np.isfinite(X).all():
+            return o
         with self.backend.active():
             ws = self.workspace(len(X))
             return backprop.forward(self.backend, self.model, parameters, X, ws).copy()
@@ -88,8 +88,9 @@ class Evaluator:
         """Return the outputs of compiled code; None where it is not to be had, or where a number
         may not be finite.
         """
-        if not self._reads(X):
-            return None
+        return self._outputs(parameters, X) if self._reads(X) else None
+
+    def _outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
         predictor = self._choice.predictor(len(X))
         try:
             return None if predictor is None else predictor.outputs(parameters, X)
