@@ -187,7 +187,7 @@ def test_a_network_in_several_threads():
             assert (one == two).all()
 
 
-@pytest.mark.parametrize("n", [193, 30_001])
+@pytest.mark.parametrize("n", [801, 30_001])
 def test_rows_that_several_threads_share(n, path, monkeypatch):
     pytest.importorskip("threadpoolctl", reason="threadpoolctl, of the extra fast, is missing")
     if path == "always":

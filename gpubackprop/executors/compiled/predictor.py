@@ -59,7 +59,8 @@ class Predictor:
         self._workspaces: dict[int, Workspace] = {}
         self._runs: dict[int, np.ndarray] = {}
         self._one = self._few = self._many = 0
-        self._products = sum(m * n for m, n in model.layout.shapes)
+        n_weights = [m * n for m, n in model.layout.shapes]
+        self._products, self._largest = sum(n_weights), max(n_weights)
         self._others: list[Predictor] = []
 
     def outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
@@ -93,8 +94,8 @@ class Predictor:
             )
 
     def _threads(self, n: int) -> int:
-        """Return how many threads share n rows."""
-        if n * self._products < SPLIT_PRODUCTS or not can_limit():
+        """Return how many threads share n rows; 1 where BLAS's own threads gain more."""
+        if n * self._products < SPLIT_PRODUCTS or self._largest >= LARGE_LAYER or not can_limit():
             return 1
         return max(1, min(usable_threads(None), n // SHARE_ROWS))
 
