@@ -9,7 +9,7 @@ from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import blas, cache
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
-from gpubackprop.executors.compiled.split import ROWS_STEP, SPLIT_PRODUCTS, bounds
+from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_PRODUCTS, bounds
 from gpubackprop.executors.compiled.tables import (
     FEW_ROWS,
     WIDE_PIECE,
