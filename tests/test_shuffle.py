@@ -60,8 +60,9 @@ def test_a_numpy_that_shuffles_in_another_way_is_left_to_it(monkeypatch):
 def test_which_jobs_shuffle_with_it(monkeypatch):
     net = gb.Network([4, 4, 1], "tanh", "identity", "squared", backend="numpy")
 
-    def pays(n_samples, epochs, *, compiles, ready):
+    def pays(n_samples, epochs, *, compiles, ready, loaded=False):
         monkeypatch.setattr(shuffle.cache, "is_ready", lambda text: ready)
+        monkeypatch.setattr(shuffle.cache, "is_loaded", lambda text: loaded)
         optimizer = gb.SGD(0.1)
         job = Job(net.model, net.backend, optimizer, 32, False, 0, n_samples=n_samples,
                   epochs=epochs)  # fmt: skip
@@ -69,6 +70,7 @@ def test_which_jobs_shuffle_with_it(monkeypatch):
 
     assert not pays(1000, 1, compiles=True, ready=True)
     assert not pays(None, 1000, compiles=True, ready=True)
+    assert pays(1000, 1, compiles=False, ready=True, loaded=True)
     assert pays(100_000, 100, compiles=True, ready=False)
     assert pays(100_000, 100, compiles=False, ready=True)
     assert not pays(100_000, 100, compiles=False, ready=False)
@@ -78,13 +80,15 @@ def test_which_jobs_shuffle_with_it(monkeypatch):
 def test_a_fit_has_the_same_rows_either_way(monkeypatch):
     X = np.random.default_rng(0).normal(size=(500, 3))
     found = []
-    for seconds in (0.0, 1e9):
-        monkeypatch.setattr(shuffle, "LOAD_SECONDS", seconds)
-        monkeypatch.setattr(shuffle, "COMPILE_SECONDS", 0.0)
+    calls, original = [], shuffle._shuffle
+    monkeypatch.setattr(shuffle, "_shuffle", lambda *given: calls.append(1) or original(*given))
+    for compiled in (True, False):
+        monkeypatch.setattr(shuffle.cache, "is_loaded", lambda text, answer=compiled: answer)
         net = gb.Network(
             [3, 4, 1], "tanh", "identity", "squared", rng=0, backend="numpy", dtype="float64"
         )
         net.fit(X, X[:, 0], executor="compiled", epochs=3, progress=False)
         found.append((net.weights[0].copy(), net.rng.bit_generator.state))
+    assert len(calls) >= 3
     assert_array_equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]

@@ -105,6 +105,11 @@ def is_ready(text: str) -> bool:
     return name in _LOADED or (_user_folder() / f"{name}.ready").exists()
 
 
+def is_loaded(text: str) -> bool:
+    """Tell whether a program is in this process's memory."""
+    return name_of(text) in _LOADED
+
+
 def load(text: str) -> ModuleType:
     """Return a program's module, from memory, from the folder, or compiled now (seconds)."""
     name = name_of(text)

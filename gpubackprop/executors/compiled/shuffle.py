@@ -70,6 +70,8 @@ def pays(job: Job, *, compiles: bool) -> bool:
         Whether the job has seconds to compile for anyhow.
     """
     saved = (job.n_samples or 0) * job.epochs * SAVED
+    if cache.is_loaded(write_shuffle()):
+        return True
     if saved < LOAD_SECONDS:
         return False
     return compiles or saved > 4 * COMPILE_SECONDS or cache.is_ready(write_shuffle())
