@@ -76,9 +76,9 @@ def begin_block(
     If turned, these stand as columns, `turned` numbers apart.
     """
     if turned:
-        multiply_tiles(X, iota, n, 1, W, iota, turned, Z, m, k, m, n, unit, 0)
+        multiply_tiles(X, iota, n, 1, W, iota, turned, Z, turned, k, turned, n, unit, 0)
         if V != 0:
-            multiply_tiles(X, iota, n, 1, V, iota, turned, ZV, m, k, m, n, unit, 0)
+            multiply_tiles(X, iota, n, 1, V, iota, turned, ZV, turned, k, turned, n, unit, 0)
     else:
         gemm(f, YES, NO, k, m, n, T(1), X, n, W, n, T(0), Z, columns)
         if V != 0:
@@ -162,7 +162,7 @@ def apply(
     scale_rows(d, d_pitch, rates, response, scaled, k)
     if turned:
         multiply_tiles(
-            X, iota, 1, pitch, scaled, iota, d_pitch, W, turned, n, m, k, ones, 0
+            X, iota, 1, pitch, scaled, iota, d_pitch, W, turned, n, turned, k, ones, 0
         )  # fmt: skip
     elif own:
         multiply_tiles(scaled, iota, 1, d_pitch, X, rows, pitch, W, n, m, n, k, ones, 0)
@@ -230,7 +230,7 @@ def train(
     m = n_out[end]
     z_t, z_j, W0, V0 = 1, back, 0, 0
     if pitch:
-        z_t, z_j, W0 = m0, 1, turn(K, W, turned, pitch, m0, n, iota, 0)
+        z_t, z_j, W0 = pitch, 1, turn(K, W, turned, pitch, m0, n, iota, 0)
         if V[0] != 0:
             V0 = turn(K, V, turned_V, pitch, m0, n, iota, 0)
     while s < stop:

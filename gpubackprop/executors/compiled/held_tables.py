@@ -50,7 +50,7 @@ class HeldWorkspace(Memory):
         z_steps = [0 if keeps[l] else step for l, step in enumerate(steps)]
         responses = linear.responses(job.optimizer, job.backend, k)
         widest = max(*pitches, model.sizes[0])
-        m, n = units[0], model.sizes[0]
+        n = model.sizes[0]
         own = own_layers(model)
         # A narrow first W stands as columns meanwhile: they are whole vectors.
         pitch = pitches[0] if own[0] else 0
@@ -68,7 +68,7 @@ class HeldWorkspace(Memory):
             "held": self.table(plans.held_layers(model, job.optimizer)),
             "own": self.table(own),
             "X_buffer": self.place(k * n), "Y_buffer": self.place(units[-1]),
-            "Z": self.place(k * m), "ZV": self.place(k * m),
+            "Z": self.place(k * pitches[0]), "ZV": self.place(k * pitches[0]),
             "rates": self.place(k), "c": self.place(k), "spare": self.place(widest),
             "scaled": self.place(k * max(pitches)), "row": self.place(1),
             "one": self.numbers([1.0]), "back": k,

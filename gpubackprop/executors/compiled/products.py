@@ -31,9 +31,8 @@ def through_layer(
     if k == 1:
         matrix_vector(W, x, z, m, n)
     elif own == TILES and by_rows:
-        multiply_tiles(
-            x, iota, n, 1, turned, iota, turned_pitch, spare, turned_pitch, k, m, n, unit, 0
-        )
+        pitch = turned_pitch  # zeros beyond m: whole vectors
+        multiply_tiles(x, iota, n, 1, turned, iota, pitch, spare, pitch, k, pitch, n, unit, 0)
         transpose(spare, iota, turned_pitch, z, k, m, k, b)
     elif own == TILES:
         multiply_tiles(W, iota, n, 1, x, iota, k, z, k, m, k, n, unit, b)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     transposed: Any = None
     rows_of_next: Any = None  # rows of the next tile of so many
     LANES: int = 16  # numbers in a vector
+    PAIR: int = 17  # columns from which a tile has two
     DEPTH: int = 256  # columns of A that are multiplied before the next
 
 
@@ -35,7 +36,7 @@ def multiply_tiles(
             if bias != 0 and p == 0:
                 start = bias + i
             while q < n:
-                vectors = 2 if n - q > LANES else 1
+                vectors = 2 if n - q >= PAIR else 1
                 tile(
                     rows, vectors, A + p * a_step, a_rows + i, a_pitch, a_step, B + q, b_rows + p,
                     b_pitch, C + i * c_pitch + q, c_pitch, part, factor, kept, start,

@@ -20,7 +20,10 @@ _FEW = 6
 VECTORS = '''
 # So many rows of a tile of B stay in the fastest cache.
 DEPTH = 256
-LANES, ROWS = {lanes}, {rows}
+# AVX-512 masks for nothing; elsewhere that takes long, or is no vector instruction at all: there a
+# single vector of what is left is masked.
+MASKED_PAIRS, LANES, ROWS = {masked_pairs}, {lanes}, {rows}
+PAIR = LANES + 1 if MASKED_PAIRS else 2 * LANES
 NUMBER, WHOLE, SHORT = ir.{llvm}(), ir.IntType(64), ir.IntType(32)
 VECTOR, MASK = ir.VectorType(NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
 INDICES = ir.VectorType(SHORT, LANES)
@@ -91,8 +94,9 @@ def one_tile(builder, rows, vectors, given):
     A, a_rows, a_pitch, a_step, B, b_rows, b_pitch, C, c_pitch, depth, factor, kept, bias, left = (
         given
     )
-    last = mask_of(builder, left)
-    masks = [None] * (vectors - 1) + [last]
+    masks = [None] * vectors
+    if vectors == 1 or MASKED_PAIRS:
+        masks[-1] = mask_of(builder, left)
     starts = []
     for i in range(rows):
         row = row_number(builder, builder.add(a_rows, whole(i)))
@@ -120,7 +124,6 @@ def one_tile(builder, rows, vectors, given):
                 builder.store(multiply_add(builder, value, column, builder.load(one)), one)
     anew = builder.fcmp_ordered("==", kept, ir.Constant(NUMBER, 0))
     factor, kept = spread(builder, factor), spread(builder, kept)
-    full = builder.icmp_signed(">=", left, whole(LANES))
 
     def finish(masks, keeps):
         for i, row in enumerate(sums):
@@ -134,7 +137,8 @@ def one_tile(builder, rows, vectors, given):
                     value = builder.fmul(factor, value)
                 write_vector(builder, value, place, mask)
 
-    # What is masked takes long to write on some processors.
+    # A whole vector is written without a mask: that is quicker everywhere.
+    full = builder.icmp_signed(">=", left, whole(LANES))
     with builder.if_else(full) as (then, otherwise):
         for branch, chosen in (then, [None] * vectors), (otherwise, masks):
             with branch, builder.if_else(anew) as (first, later):
@@ -149,7 +153,7 @@ def tile(
     context, rows, vectors, A, a_rows, a_pitch, a_step, B, b_rows, b_pitch, C, c_pitch, depth,
     factor, kept, bias, left,
 ):
-    """Write ``factor * (A @ B + bias) + kept * C`` of a tile."""
+    """Write ``factor * (A @ B + bias) + kept * C`` of a tile of one vector or two."""
 
     def build(target, builder, signature, arguments):
         rows, vectors, *given = arguments
@@ -243,6 +247,7 @@ def vectors(dtype: str) -> str:
     size = 4 if single else 8
     text = VECTORS.format(
         lanes=n_bytes // size,
+        masked_pairs=n_bytes == 64,
         rows=sorted({*range(1, _FEW + 1), *(rows for _, rows in steps)}),
         size=size,
         dtype=dtype,
