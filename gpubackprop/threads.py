@@ -83,7 +83,11 @@ def can_limit() -> bool:
 
 def libraries_changed() -> None:
     """Look for the loaded libraries again at the next limit: one was loaded."""
-    _shared.libraries = None
+    shared = _shared
+    with shared.lock:
+        shared.libraries = None
+        if shared.limits:  # it holds for the new one, too
+            _apply(shared)
 
 
 @contextlib.contextmanager

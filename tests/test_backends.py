@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special
 
 from gpubackprop import ACTIVATIONS, LOSSES, backends
+from gpubackprop.backends import blas
 from gpubackprop.backends.base import Backend, load_erf
 from gpubackprop.buffers import Workspace
 from gpubackprop.losses import check_pair
@@ -771,3 +772,22 @@ def test_many_short_rows_get_their_bias_and_their_sum(n, n_out, dtype):
     assert_array_equal(z, a @ W.T + b)  # small whole numbers and halves: without rounding
     backend.gradient(z, a.astype(dtype), np.empty((n_out, 5), dtype), db)
     assert_array_equal(db, (a @ W.T + b).sum(0))
+
+
+@pytest.mark.parametrize("library", ["mkl", "numpy"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_product_is_right_however_its_arrays_lie(library, dtype, monkeypatch):
+    monkeypatch.setenv("GPUBACKPROP_BLAS", library)
+    if library == "mkl" and not blas.uses_mkl():
+        pytest.skip("mkl is not installed")
+    rng, backend = np.random.default_rng(0), backends.get("numpy")
+    wide = rng.standard_normal((130, 222)).astype(dtype)
+    W = rng.standard_normal((90, 111)).astype(dtype)
+    lying = wide[:, :111].copy(), wide[:, 5:116], wide[:, ::2], wide[::-1, :111]
+    for a in (*lying, np.asfortranarray(lying[0])):
+        exact = a.astype(np.float64)
+        z, dW = np.empty((130, 90), dtype), np.empty_like(W)
+        backend.affine(a, W, None, z)
+        close(z, exact @ W.T.astype(np.float64), dtype, factor=50)
+        backend.gradient(z, a, dW, None)
+        close(dW, z.T.astype(np.float64) @ exact, dtype, factor=1000)

@@ -9,7 +9,8 @@ import gpubackprop as gb
 
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import blas
+from gpubackprop.backends import blas
+from gpubackprop.executors.compiled import usable
 
 #: Layers and batches that are too large for loops of ours.
 SIZES = (9, 130, 90, 3)
@@ -18,7 +19,7 @@ SIZES = (9, 130, 90, 3)
 @pytest.fixture(params=["mkl", "scipy", "numpy"])
 def library(request, monkeypatch):
     monkeypatch.setenv("GPUBACKPROP_BLAS", request.param)
-    if blas.problem() is not None:
+    if usable.problem() is not None:
         pytest.skip(f"no BLAS of {request.param} is found here")
     return request.param
 
@@ -62,4 +63,4 @@ def test_the_first_that_is_there_is_taken(monkeypatch):
             monkeypatch.setattr(blas, "_is_amd", lambda found=amd: found)
             assert blas.library() == expected
     monkeypatch.setattr(blas, "_found", lambda name, kind: None)
-    assert "gpubackprop[fast]" in blas.problem()
+    assert "gpubackprop[fast]" in usable.problem()

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 import gpubackprop as gb
 from gpubackprop.executors import compiled, prediction
-from gpubackprop.executors.compiled import blas, cache, loaded, predictor
+from gpubackprop.executors.compiled import cache, loaded, predictor, usable
 
 X = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
 
@@ -23,7 +23,7 @@ def kernels(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPUBACKPROP_CACHE", str(folder))
         patch.setattr(cache, "_LOADED", {})
-        if blas.problem() is None:
+        if usable.problem() is None:
             for text in loaded.texts(np.dtype("float32"), "direct"):
                 cache.load(text)
     return folder
@@ -49,7 +49,7 @@ def found(net):
 
 
 def needs_numba():
-    problem = blas.problem()
+    problem = usable.problem()
     if problem is not None:
         pytest.skip(problem)
 

@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from gpubackprop import ACTIVATIONS, SGD, Cosine, DivergenceError
-from gpubackprop.executors.compiled import blas
+from gpubackprop.executors.compiled import usable
 from gpubackprop.losses import HUBER
 from gpubackprop.sklearn import MLPClassifier, MLPRegressor
 from gpubackprop.sklearn import __getattr__ as lazily
@@ -213,7 +213,7 @@ def test_coefs_may_be_written_to(name, path, request, monkeypatch):
     monkeypatch.setenv("GPUBACKPROP_PREDICT", path)
     if name == "cupy":
         request.getfixturevalue("cupy_backend")
-    reads = path == "always" and name == "numpy" and blas.problem() is None
+    reads = path == "always" and name == "numpy" and usable.problem() is None
     X, y = IRIS[0][:40], IRIS[1][:40].astype(float)
     model = MLPRegressor(hidden_layer_sizes=3, max_iter=2, backend=name, random_state=0).fit(X, y)
     coefs, uploads = model.coefs_, model._engine.uploads

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpubackprop import dropout
 from gpubackprop.activations import Activation
+from gpubackprop.backends import blas
 from gpubackprop.backends.base import Backend, load_erf
 from gpubackprop.backends.numpy_printer import to_numpy
 from gpubackprop.expressions import Expression
@@ -27,6 +28,8 @@ NARROW = 32
 JOINED = 1024
 #: Rows from which that, or W laid out as columns, is worth the copy (4 and 30 columns).
 MANY_ROWS = 512
+#: Multiplications of a product from which MKL is asked, if it is there. The call costs 2.5 us.
+LARGE = 1 << 20
 _KEPT_SHAPES = 64
 
 
@@ -77,6 +80,23 @@ class NumpyBackend(Backend):
         super().__init__(name, np)
         self._scratch = _Kept(np.empty)
         self._ones = _Kept(np.ones)
+        self._products: dict[np.dtype, blas.Product] = {}
+
+    def _by_mkl(self, A: Array, B: Array, out: Array, alpha: float = 1, beta: float = 0) -> bool:
+        """Write ``out = alpha * A @ B + beta * out`` if that is large enough for MKL; else return
+        False.
+        """
+        if A.size * B.shape[1] < LARGE or not blas.uses_mkl():
+            return False
+        product = self._products.get(out.dtype)
+        if product is None:
+            product = self._products[out.dtype] = blas.Product(out.dtype)
+        return product(A, B, out, alpha, beta)
+
+    def _multiply(self, A: Array, B: Array, out: Array) -> None:
+        """Write ``out = A @ B``; a single row is left to NumPy, which is as quick."""
+        if len(A) == 1 or not self._by_mkl(A, B, out):
+            np.dot(A, B, out=out)
 
     def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
         """Print, as NumPy calls that allocate nothing, and compile."""
@@ -113,7 +133,7 @@ class NumpyBackend(Backend):
         """
         if W.size <= NARROW and len(a) >= MANY_ROWS:
             W = np.array(W, order="F")
-        np.dot(a, W.T, out=out)
+        self._multiply(a, W.T, out)
 
     def _add_bias(self, z: Array, b: Array) -> None:
         """Add b to each row; where rows are short, to several of them at once."""
@@ -156,7 +176,7 @@ class NumpyBackend(Backend):
         out: Array,
     ) -> Array:
         """Carry the error one layer back."""
-        np.dot(delta, W, out=out)
+        self._multiply(delta, W, out)
         if mask is not None:
             np.multiply(out, mask, out=out)
         if not activation.linear:
@@ -165,7 +185,7 @@ class NumpyBackend(Backend):
 
     def gradient(self, delta: Array, a: Array, dW: Array, db: Array | None) -> None:
         """Write the gradient of one layer."""
-        np.dot(delta.T, a, out=dW)
+        self._multiply(delta.T, a, dW)
         if db is None:
             return
         if len(delta) == 1:
@@ -185,6 +205,8 @@ class NumpyBackend(Backend):
             if len(delta) > 1:
                 db = self._sum_over_rows(delta, out=self._scratch.of(len(b), b.dtype))
             np.subtract(b, db, out=b)
+        if self._by_mkl(delta.T, a, W, alpha=-1, beta=1):
+            return
         m, n = W.shape
         size = BLOCK if len(delta) == 1 else PRODUCT_BLOCK
         n_rows = min(max(1, size // n), m)

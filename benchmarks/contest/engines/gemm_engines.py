@@ -13,7 +13,7 @@ import numpy as np
 
 from contest.cells import Cell, Data
 from contest.engines.base import Engine
-from gpubackprop.executors.compiled.blas import scipy_address
+from gpubackprop.backends.blas import scipy_address
 
 _ARGUMENTS = {"gemm": 13, "gemv": 11, "ger": 9}
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
-from gpubackprop.executors.compiled.blas import problem
 from gpubackprop.executors.compiled.cache import folder
 from gpubackprop.executors.compiled.executor import Compiled
 from gpubackprop.executors.compiled.loaded import LoadedLoop
 from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.shuffle import write_shuffle
 from gpubackprop.executors.compiled.source import LOOPS, write_activations, write_formulas
+from gpubackprop.executors.compiled.usable import problem
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW, Optimizer
 

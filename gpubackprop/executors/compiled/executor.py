@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from gpubackprop import backprop
+from gpubackprop.backends import blas
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors import prediction
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import blas, cache, fixed, predictor
+from gpubackprop.executors.compiled import cache, fixed, predictor, usable
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
@@ -94,7 +95,7 @@ class Compiled:
             return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
         if job.optimizer.expression.arguments != ("g",):
             return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
-        return blas.problem()
+        return usable.problem()
 
     def run(
         self,

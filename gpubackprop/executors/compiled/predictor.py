@@ -4,9 +4,10 @@ import functools
 
 import numpy as np
 
+from gpubackprop.backends import blas
 from gpubackprop.backprop import SLICE
 from gpubackprop.buffers import Layers
-from gpubackprop.executors.compiled import blas, cache
+from gpubackprop.executors.compiled import cache, usable
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.source import write_activations
 from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_PRODUCTS, bounds
@@ -168,7 +169,7 @@ def get(model: Model, *, strict: bool, compiling: bool) -> Predictor | None:
     compiling : bool
         Whether it may be compiled, which takes seconds.
     """
-    if blas.problem() is not None:
+    if usable.problem() is not None:
         return None
     ready = compiling or all(cache.is_ready(text) for text in _texts(model))
     return Predictor(model, strict=strict) if ready else None

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpubackprop import dropout
+from gpubackprop.backends import blas
 from gpubackprop.buffers import Parameters
-from gpubackprop.executors.compiled import blas
 from gpubackprop.executors.compiled.source import Program
 from gpubackprop.executors.compiled.vectors import processor
 from gpubackprop.model import Model

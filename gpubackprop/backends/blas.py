@@ -1,4 +1,5 @@
-"""The matrix product of a BLAS, by its address, so that compiled code can call it.
+"""The matrix product of a BLAS, by its address, so that compiled code can call it; and MKL's for
+NumPy arrays.
 
 MKL if it is installed (the extra "mkl"), else the OpenBLAS that SciPy brings, else NumPy's. On
 AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains 3 % by it, and 1024-2048-2048-10
@@ -9,8 +10,9 @@ import ctypes
 import functools
 import glob
 import os
+import platform
+import threading
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +23,6 @@ from gpubackprop.threads import available, libraries_changed
 #: MKL's numbers for these choices: no threads of its own; the same bits from run to run, however
 #: arrays are aligned.
 _SEQUENTIAL, _SAME_BITS = 1, 2
-
-
-def problem() -> str | None:
-    """Return why compiled code cannot run here, in words; None if it can."""
-    reason = _numba_problem()
-    if reason is None:
-        try:
-            library()
-        except ImportError as error:
-            reason = str(error)
-    return reason
-
-
-@functools.cache
-def _numba_problem() -> str | None:
-    try:
-        import numba
-    except Exception as error:  # absent, or broken
-        absent = isinstance(error, ModuleNotFoundError)
-        how = "is not installed" if absent else f"cannot be imported ({error})"
-        return f"Numba {how}; install it with: python -m pip install 'gpubackprop[fast]'"
-    if numba.config.DISABLE_JIT:
-        return "the environment variable NUMBA_DISABLE_JIT switches Numba off"
-    return None
 
 
 def library() -> str:
@@ -78,12 +56,76 @@ def gemm(dtype: np.dtype) -> int:
     return address
 
 
+def uses_mkl() -> bool:
+    """Tell whether NumPy arrays are multiplied by MKL: GPUBACKPROP_BLAS says so, or nothing, and it
+    is installed and not on an AMD. NumPy's own BLAS is as good as SciPy's.
+    """
+    chosen = os.environ.get("GPUBACKPROP_BLAS") or "auto"
+    return (chosen == "mkl" or (chosen == "auto" and not _is_amd())) and (
+        _found("mkl", "s") is not None
+    )
+
+
+class Product(threading.local):
+    """MKL's matrix product of NumPy arrays. Each thread has numbers of its own to point at.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        float32 or float64.
+    """
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        pointers = [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 11
+        address = _found("mkl", "s" if dtype == np.float32 else "d")
+        assert address is not None
+        self._call = ctypes.CFUNCTYPE(None, *pointers)(address)
+        self._sizes, self._factors = np.zeros(6, np.int64), np.zeros(2, dtype)
+        first, factors = self._sizes.ctypes.data, self._factors.ctypes.data
+        self._at = [first + 8 * i for i in range(6)]
+        self._alpha, self._beta = factors, factors + dtype.itemsize
+
+    def __call__(
+        self, A: np.ndarray, B: np.ndarray, C: np.ndarray, alpha: float = 1, beta: float = 0
+    ) -> bool:
+        """Write ``C = alpha * A @ B + beta * C``; return False, and do nothing, where the arrays
+        are not laid out as BLAS wants them.
+        """
+        one, two = _layout(B, self.dtype), _layout(A, self.dtype)
+        if one is None or two is None or C.dtype != self.dtype or not C.flags.c_contiguous:
+            return False
+        m, n = C.shape
+        # BLAS takes columns for rows: it is asked for C.T = B.T @ A.T.
+        self._sizes[:] = n, m, A.shape[1], one[1], two[1], n
+        self._factors[:] = alpha, beta
+        columns, rows, inner, of_B, of_A, of_C = self._at
+        self._call(
+            one[0], two[0], columns, rows, inner, self._alpha, B.ctypes.data, of_B,
+            A.ctypes.data, of_A, self._beta, C.ctypes.data, of_C,
+        )  # fmt: skip
+        return True
+
+
+def _layout(x: np.ndarray, dtype: np.dtype) -> tuple[bytes, int] | None:
+    """Return how BLAS is told of x, and the elements from one row (or column) to the next."""
+    (down, right), size = x.strides, dtype.itemsize
+    if x.dtype != dtype:
+        return None
+    for letter, step, along, length in (b"N", right, down, x.shape[1]), (b"T", down, right, len(x)):
+        if step == size and along % size == 0 and along >= length * size:
+            return letter, along // size
+    return None
+
+
 @functools.cache
 def _is_amd() -> bool:
-    import llvmlite.binding
-
-    name: str = llvmlite.binding.get_host_cpu_name()
-    return name.startswith(("znver", "bdver", "btver"))
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = file.read(1024)
+    except OSError:  # not Linux
+        name = platform.processor()
+    return "AuthenticAMD" in name
 
 
 @functools.cache
@@ -98,6 +140,8 @@ def _found(name: str, kind: str) -> int | None:
 
 
 def _mkl(kind: str) -> int:
+    from importlib import metadata  # takes longer than the rest of this module
+
     files = metadata.files("mkl") or []
     path = next(file for file in files if Path(file.name).match("*mkl_rt*"))
     return _address(_started_mkl(str(path.locate())), f"{kind}gemm_")
