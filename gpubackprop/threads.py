@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ class _Shared:
         Those of the fits under way: the smallest holds.
     libraries : list or None
         Of the BLAS libraries that threadpoolctl found loaded, what reads and sets their threads.
+    n_modules : int
+        Modules that Python had loaded then: with another one may come another BLAS.
     before : dict
         By the file of each library: the library, and its threads before the first limit.
     pool : ThreadPoolExecutor or None
@@ -38,6 +41,7 @@ class _Shared:
         self.lock = threading.Lock()
         self.limits: list[int] = []
         self.libraries: list[Any] | None = None
+        self.n_modules = 0
         self.before: dict[str, tuple[Any, int]] = {}
         self.pool: ThreadPoolExecutor | None = None
         self.size = 0
@@ -141,9 +145,10 @@ def _apply(shared: _Shared) -> None:
             _release(library, force=False)
         shared.before.clear()
         return
-    if shared.libraries is None:
+    if shared.libraries is None or shared.n_modules != len(sys.modules):
         from threadpoolctl import ThreadpoolController
 
+        shared.n_modules = len(sys.modules)
         found = ThreadpoolController().lib_controllers
         shared.libraries = [library for library in found if library.user_api == "blas"]
     now = min(shared.limits)

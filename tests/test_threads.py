@@ -1,6 +1,7 @@
 """How many threads BLAS gets, and that it has its own again afterwards."""
 
 import os
+import subprocess
 import sys
 import threading
 import types
@@ -128,3 +129,28 @@ def test_no_limit_needs_no_package(monkeypatch):
         threads.limited(1),
     ):
         pass
+
+
+LOADED_LATER = """
+from gpubackprop.threads import limited
+import threadpoolctl
+with limited(1):
+    pass
+import scipy.linalg  # brings a BLAS of its own
+with limited(1):
+    found = threadpoolctl.threadpool_info()
+print(sorted(one["num_threads"] for one in found if one["user_api"] == "blas"))
+"""
+
+
+def test_a_library_that_was_loaded_later_is_limited_too():
+    pytest.importorskip("scipy")
+    pytest.importorskip("threadpoolctl")
+    if threads.available() < 2:
+        pytest.skip("one processor: there is nothing to limit")
+    environment = {key: one for key, one in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_LATER],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[1, 1]"
