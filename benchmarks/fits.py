@@ -48,7 +48,7 @@ def child(network: str, n: int, size: int, epochs: int, optimizer: str, **option
     sizes, hidden, output, loss, *_ = NETWORKS[network]
     X, Y = data(network, n)
     if options.pop("numba", False):
-        import numba  # noqa: F401
+        import whole_numba  # noqa: F401
         from scipy.linalg import cython_blas  # noqa: F401
     seconds = []
     for _ in range(2):

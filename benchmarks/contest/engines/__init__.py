@@ -39,7 +39,7 @@ class Entry:
 
 _TORCH, _JAX = (("torch",), ("torch",)), (("jax",), ("jax", "jaxlib"))
 _OURS = ("gpubackprop",)
-_NUMBA = ("numba", "scipy.linalg.cython_blas")
+_NUMBA = ("whole_numba", "scipy.linalg.cython_blas")
 
 ENGINES = {
     "ours-eager": Entry("ours, eager", "ours", "Eager", _OURS, ("gpubackprop", "numpy"), "ours"),
