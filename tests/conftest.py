@@ -10,6 +10,8 @@ import pytest
 
 # What "auto" means in the tests: under emulation CuPy is always slower.
 os.environ.setdefault("GPUBACKPROP_BACKEND", "numpy")
+# The last bits of what is predicted must not depend on the tests that ran before.
+os.environ.setdefault("GPUBACKPROP_PREDICT", "never")
 
 #: Tolerances by dtype. float32: some hundreds of roundings of 6e-8. float64: some thousands of
 #: 1e-16, for sums that are long and cancel.

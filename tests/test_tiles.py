@@ -1,6 +1,7 @@
 """The compiled executor's tiles: products and transposes against float64 NumPy."""
 
 import ctypes
+import types
 
 import numpy as np
 import pytest
@@ -98,7 +99,8 @@ NETWORKS = [[70, 20, 12, 3], [9, 16, 16, 2], [70, 100, 70, 5], [5, 90, 9], [3, 2
 @pytest.mark.parametrize("sizes", NETWORKS, ids=str)
 def test_training_by_tiles_is_training(sizes, blas, size, monkeypatch):
     """Every way to do a layer's products, and last batches and pieces of one row."""
-    monkeypatch.setattr(tables.blas, "library", lambda: blas)  # what the choice is made by
+    chosen = types.SimpleNamespace(library=lambda: blas)
+    monkeypatch.setattr(tables, "blas", chosen)  # what the choice is made by
     rng = np.random.default_rng(3)
     X, Y = rng.standard_normal((129, sizes[0])), rng.standard_normal((129, sizes[-1]))
     weights = rng.random(129)
