@@ -12,7 +12,8 @@ UPDATE_SECONDS, LAYER_SECONDS = 30e-6, 20e-6
 UNIT_SECONDS = 5e-9
 #: Of each parameter and update: reading and writing the gradient and the weights once more.
 PARAMETER_SECONDS = 0.4e-9
-#: Importing Numba and SciPy.
+#: Importing Numba and SciPy. It counts where they are loaded, too: a job's bits must not depend on
+#: what its process did before.
 IMPORT_SECONDS = 1.0
 
 
