@@ -64,7 +64,10 @@ class Server:
             batches = max(round(LONG_EPOCH / 2 / (each * cell.batch_size)), 1)
             self.rows = min(batches * cell.batch_size, cell.rows)
         self.k, epoch = 1, self._epochs(1)  # which compiles, in some engines
-        if each * self.rows > LONG_EPOCH / 3:
+        # A call of few rows tells little where it takes long to begin.
+        if each * self.rows < 2 * LONG_EPOCH:
+            epoch = self._epochs(1)
+        if min(epoch, each * self.rows) > LONG_EPOCH / 3:
             return {"epochs": 1, "rows": self.rows, "seconds": min(epoch, each * self.rows)}
         while True:
             epoch = self._epochs(self.k)
