@@ -87,15 +87,15 @@ def begin_block(
 
 def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
-    x_pitch: Ints, x_rows: Ints, z: Ints, z_step: Ints, a: Ints, a_step: Ints, d: Ints,
+    x_pitch: Ints, z: Ints, z_step: Ints, a: Ints, a_step: Ints, d: Ints,
     d_pitch: Ints, mask: Ints, kind: Ints, held: Ints, threshold: Ints, key: Ints, keep: int,
     activate: int, rows_wise: int, C: int, Z: int, ZV: int, z_t: int, z_j: int, rates: int,
-    response: int, drift: int, c: int, spare: int, row: int, step_number: int, t: int,
+    response: int, drift: int, c: int, spare: int, row: int, iota: int, step_number: int, t: int,
 ) -> None:  # fmt: skip
     """Pass sample t of the K through the network."""
     for l in range(n_layers):
         m, n = n_out[l], n_in[l]
-        x_t = x[l] + rows_at(x_rows[l])[t] * x_pitch[l]
+        x_t = x[l] + t * x_pitch[l]
         zl, al = z[l] + t * z_step[l], a[l] + t * a_step[l]
         if l == 0:
             start_row(b[0], Z + t * z_t, z_j, zl, m)
@@ -111,7 +111,7 @@ def forward(
                 add_scaled(drift + t, spare, 1, zl, m)
             if V[l] != 0 and b[l] != 0:
                 add_scaled(drift + t, vb[l], 1, zl, m)
-            dot_rows(x[l], x_pitch[l], x_rows[l], x_t, c, n, t)
+            dot_rows(x[l], x_pitch[l], iota, x_t, c, n, t)
             coefficients(rates, response, c, t, int(b[l] != 0))
             combine_rows(d[l], d_pitch[l], c, zl, m, t)
         if rows_wise and l == n_layers - 1:
@@ -154,7 +154,7 @@ def backward(
 
 
 def apply(
-    K: Ints, W: int, b: int, m: int, n: int, X: int, pitch: int, rows: int, d: int, d_pitch: int,
+    K: Ints, W: int, b: int, m: int, n: int, X: int, pitch: int, d: int, d_pitch: int,
     own: int, turned: int, f: int, rates: int, response: int, scaled: int, iota: int, ones: int,
     k: int,
 ) -> None:  # fmt: skip
@@ -165,7 +165,7 @@ def apply(
             X, iota, 1, pitch, scaled, iota, d_pitch, W, turned, n, turned, k, ones, 0
         )  # fmt: skip
     elif own:
-        multiply_tiles(scaled, iota, 1, d_pitch, X, rows, pitch, W, n, m, n, k, ones, 0)
+        multiply_tiles(scaled, iota, 1, d_pitch, X, iota, pitch, W, n, m, n, k, ones, 0)
     else:
         gemm(f, NO, YES, n, m, k, T(1), X, pitch, scaled, d_pitch, T(1), W, n)
     if b != 0:
@@ -174,7 +174,7 @@ def apply(
 
 def end_block(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
-    x_pitch: Ints, x_rows: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, pitch: int, f: int,
+    x_pitch: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, pitch: int, f: int,
     rates: int, response: int, memory: int, drift: int, kept: int, scaled: int, iota: int,
     ones: int, k: int,
 ) -> None:  # fmt: skip
@@ -191,11 +191,11 @@ def end_block(
                     add_scaled(drift + k, vb[l], 1, b[l], m)
                     scale_all(kept + k, vb[l], m)
                 apply(
-                    K, V[l], vb[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l],
+                    K, V[l], vb[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l],
                     turned, f, rates, memory, scaled, iota, ones, k,
                 )  # fmt: skip
             apply(
-                K, W[l], b[l], m, n, x[l], x_pitch[l], x_rows[l], d[l], d_pitch[l], own[l],
+                K, W[l], b[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l],
                 turned, f, rates, response, scaled, iota, ones, k,
             )  # fmt: skip
 
@@ -215,7 +215,7 @@ def turn(K: Ints, W: Ints, place: int, pitch: int, m: int, n: int, iota: int, ba
 
 def train(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
-    x_pitch: Ints, x_rows: Ints, z: Ints, z_step: Ints, a: Ints, a_step: Ints, d: Ints,
+    x_pitch: Ints, z: Ints, z_step: Ints, a: Ints, a_step: Ints, d: Ints,
     d_pitch: Ints, mask: Ints, read: Ints, read_step: Ints, kind: Ints, held: Ints, own: Ints,
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, back: int, X_buffer: int, Y_buffer: int, rows_buffer: int,
@@ -248,9 +248,9 @@ def train(
         for t in range(k):
             numbers(rates)[t] = numbers(scalars + (s - start + t) * scalars_step)[0]
             forward(
-                K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, x_rows, z, z_step, a, a_step, d,
+                K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, z, z_step, a, a_step, d,
                 d_pitch, mask, kind, held, threshold, key, keep, activate, rows_wise, C, Z, ZV,
-                z_t, z_j, rates, response, drift, c, spare, row, steps + s - start + t, t,
+                z_t, z_j, rates, response, drift, c, spare, row, iota, steps + s - start + t, t,
             )  # fmt: skip
             o, zo, delta = a[end] + t * a_step[end], z[end] + t * z_step[end], d[end]
             delta += t * d_pitch[end]
@@ -282,7 +282,7 @@ def train(
                 kind, held, threshold, derive, C, rates, response, drift, c, spare, iota, one, t,
             )  # fmt: skip
         end_block(
-            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, x_rows, d, d_pitch, held, own, pitch,
+            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, d, d_pitch, held, own, pitch,
             f, rates, response, memory, drift, kept, scaled, iota, ones, k,
         )  # fmt: skip
         s += k

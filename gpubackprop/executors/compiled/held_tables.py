@@ -73,12 +73,11 @@ class HeldWorkspace(Memory):
             "scaled": self.place(k * max(pitches)), "row": self.place(1),
             "one": self.numbers([1.0]), "back": k,
             **{name: self.numbers(numbers) for name, numbers in vars(responses).items()},
-            "iota": (iota := self.hold(np.arange(max(k, *model.sizes), dtype=np.int32))),
+            "iota": self.hold(np.arange(max(k, *model.sizes), dtype=np.int32)),
             "unit": self.numbers([1.0, 0.0]), "ones": self.numbers([1.0, 1.0]),
             "pitch": pitch, "turned": self.place(n * pitch),
             "turned_V": self.place(n * pitch * bool(job.optimizer.slots)),
             "rows_buffer": self.hold(np.empty(k, np.int32)),
-            "x_rows": self.hold(np.full(len(units), iota, np.int64)),
         }  # fmt: skip
 
 
