@@ -177,8 +177,20 @@ def new_state(
         slot = backend.zeros(size, dtype)
         slot += dtype.type(optimizer.slot_start[name])
         slots.append(slot)
-    gradient = Parameters(model, backend.zeros(size, dtype))
-    return State(gradient, slots, trainable, backend.empty((1,), dtype))
+    return State(_gradient(backend, model), slots, trainable, backend.empty((1,), dtype))
+
+
+def _gradient(backend: Backend, model: Model) -> Parameters:
+    """Return a gradient of arbitrary values, with zeros in the padding: on the host it takes no
+    memory until it is written, which plain descent may never do.
+    """
+    size, dtype = model.layout.size, model.dtype
+    if not backend.host:
+        return Parameters(model, backend.zeros(size, dtype))
+    gradient = Parameters(model, backend.empty(size, dtype))
+    for start, stop in model.layout.gaps():
+        gradient.flat[start:stop] = 0
+    return gradient
 
 
 def update(

@@ -100,6 +100,9 @@ class Workspace:
         not read again.
     training : bool, optional
         Whether deltas and dropout masks are needed.
+    compact : bool, optional
+        Put the delta of a layer where the a of the one above was, if it has room: with the delta
+        above, that a has been read for the last time.
 
     Attributes
     ----------
@@ -124,6 +127,7 @@ class Workspace:
         *,
         keep: bool = False,
         training: bool = True,
+        compact: bool = False,
     ) -> None:
         self.model, self.n_rows = model, n_rows
         dtype = model.dtype
@@ -136,7 +140,7 @@ class Workspace:
             memory.empty(a.shape, dtype) if keep or needed else a
             for a, needed in zip(self.a, model.keeps_z, strict=True)
         ]
-        self.delta = arrays() if training else []
+        self.delta = self._deltas(memory, compact) if training else []
         dropped = [training and p > 0 for p in (*model.dropout, 0.0)]
         self.mask = [
             memory.empty(a.shape, dtype) if drop else None
@@ -150,6 +154,15 @@ class Workspace:
         self.row = memory.empty((n_rows, 1), dtype)
         self.column = memory.empty((n_rows, 1), dtype)
         self._views: dict[int, Workspace] = {n_rows: self}
+
+    def _deltas(self, memory: Memory, compact: bool) -> list[Array]:
+        deltas = []
+        for own, above in zip(self.a, [*self.a[1:], None], strict=True):
+            if compact and above is not None and own.size <= above.size:
+                deltas.append(above.reshape(-1)[: own.size].reshape(own.shape))
+            else:
+                deltas.append(memory.empty(own.shape, own.dtype))
+        return deltas
 
     def rows(self, n: int) -> "Workspace":
         """Return the same workspace for the first n rows: views, kept for the next call.

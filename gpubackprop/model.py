@@ -38,6 +38,16 @@ class Layout:
     n_weights: int
     size: int
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """Return where padding begins and ends."""
+        starts = [*self.W, *(b for b in self.b if b is not None), self.size]
+        lengths = [n_out * n_in for n_out, n_in in self.shapes]
+        lengths += [
+            n_out for (n_out, _), b in zip(self.shapes, self.b, strict=True) if b is not None
+        ]
+        ends = [start + n for start, n in zip(starts[:-1], lengths, strict=True)]
+        return list(zip(ends, starts[1:], strict=True))
+
 
 def layout(sizes: tuple[int, ...], bias: tuple[bool, ...]) -> Layout:
     """Lay out the parameters of a network.

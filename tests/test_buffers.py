@@ -81,6 +81,16 @@ def test_keep_keeps_every_z():
     assert not any(share(z, a) for z, a in zip(ws.z, ws.a, strict=True))
 
 
+def test_compact_puts_a_delta_where_the_a_above_it_was():
+    """Where that has room: 5 and 6 units do, 6 and 3 do not."""
+    ws = Workspace(model(), 7, HOST, compact=True)
+    assert [array.shape for array in ws.delta] == [(7, 5), (7, 6), (7, 3)]
+    assert all(array.flags.c_contiguous for array in ws.delta)
+    shared = {(d, a) for d in range(3) for a in range(3) if share(ws.delta[d], ws.a[a])}
+    assert shared == {(0, 1)}
+    assert not share(ws.delta[0], ws.delta[1])
+
+
 @pytest.mark.parametrize("n", [1, 3, 6])
 def test_rows_are_the_first_rows_of_every_array(n):
     whole = Workspace(model(dropout=(0.5, 0.0)), 7, HOST)

@@ -6,11 +6,23 @@ from numpy.testing import assert_allclose
 
 import gpubackprop as gb
 from gpubackprop import backends, backprop
+from gpubackprop.backends import blas
 from gpubackprop.optimizers import SGD, Adam, Optimizer
 
 RTOL = {"float32": 2e-6, "float64": 1e-13}
 
 
+@pytest.fixture(params=["mkl", "numpy", None])
+def library(request, monkeypatch):
+    """Whose product takes the gradient off: None is a NumPy with a BLAS that is not found."""
+    monkeypatch.setenv("GPUBACKPROP_BLAS", request.param or "numpy")
+    if request.param is None:
+        monkeypatch.setattr(blas, "_found", lambda name, kind: None)
+    if blas.for_arrays() != request.param:
+        pytest.skip(f"no BLAS of {request.param} is found here")
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("n", [1, 2, 33])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (300, 3000), (3, 40000)])

@@ -46,6 +46,9 @@ def test_arrays_do_not_overlap_and_cover_all_but_padding(sizes):
     assert set(flat) <= {0.0, 1.0}
     assert flat.sum() == counted
     assert all(np.shares_memory(array, flat) for array in parameters.arrays())
+    for start, stop in made.layout.gaps():
+        flat[start:stop] += 1
+    assert (flat == 1).all()
 
 
 def test_a_gradient_as_a_vector_has_no_padding():

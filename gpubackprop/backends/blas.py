@@ -1,5 +1,5 @@
-"""The matrix product of a BLAS, by its address, so that compiled code can call it; and MKL's for
-NumPy arrays.
+"""The matrix product of a BLAS, by its address, so that compiled code can call it; and MKL's or
+NumPy's with its factors, for NumPy arrays.
 
 MKL if it is installed (the extra "mkl"), else the OpenBLAS that SciPy brings, else NumPy's. On
 AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains 3 % by it, and 1024-2048-2048-10
@@ -66,19 +66,31 @@ def uses_mkl() -> bool:
     )
 
 
+def for_arrays() -> str | None:
+    """Return whose product `Product` can take for NumPy arrays: "mkl" or "numpy"; None where NumPy
+    has another BLAS than the one that its wheels bring.
+    """
+    if uses_mkl():
+        return "mkl"
+    return "numpy" if _found("numpy", "s") is not None else None
+
+
 class Product(threading.local):
-    """MKL's matrix product of NumPy arrays. Each thread has numbers of its own to point at.
+    """A matrix product of NumPy arrays that can be added to what is there, which NumPy's own
+    cannot. Each thread has numbers of its own to point at.
 
     Parameters
     ----------
+    library : str
+        Whose: "mkl" or "numpy".
     dtype : numpy.dtype
         float32 or float64.
     """
 
-    def __init__(self, dtype: np.dtype) -> None:
+    def __init__(self, library: str, dtype: np.dtype) -> None:
         self.dtype = dtype
         pointers = [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * 11
-        address = _found("mkl", "s" if dtype == np.float32 else "d")
+        address = _found(library, "s" if dtype == np.float32 else "d")
         assert address is not None
         self._call = ctypes.CFUNCTYPE(None, *pointers)(address)
         self._sizes, self._factors = np.zeros(6, np.int64), np.zeros(2, dtype)

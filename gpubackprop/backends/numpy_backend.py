@@ -19,8 +19,8 @@ from gpubackprop.types import Array
 #: calls over a few arrays stays in a second-level cache of 1 MiB or more. Half of it costs 20 % for
 #: the calls, four times it gains nothing (sigmoid and its delta, 32,768 to 8 million elements).
 BLOCK = 32768
-#: Elements of W whose gradient is computed and taken off at once: 2 MiB of float32. Fewer rows of a
-#: product would make BLAS pack its other operand too often.
+#: Elements of W whose gradient is computed and taken off at once, where BLAS cannot do both: 2 MiB
+#: of float32. Fewer rows of a product would make BLAS pack its other operand too often.
 PRODUCT_BLOCK = 1 << 19
 #: Columns below which an addition to each row costs more for the rows than for the elements: rows
 #: are joined to some of this many elements.
@@ -28,7 +28,7 @@ NARROW = 32
 JOINED = 1024
 #: Rows from which that, or W laid out as columns, is worth the copy (4 and 30 columns).
 MANY_ROWS = 512
-#: Multiplications of a product from which MKL is asked, if it is there. The call costs 2.5 us.
+#: Multiplications of a product from which BLAS is called by its address. The call costs 2.5 us.
 LARGE = 1 << 20
 _KEPT_SHAPES = 64
 
@@ -80,22 +80,21 @@ class NumpyBackend(Backend):
         super().__init__(name, np)
         self._scratch = _Kept(np.empty)
         self._ones = _Kept(np.ones)
-        self._products: dict[np.dtype, blas.Product] = {}
+        self._products: dict[tuple[str, np.dtype], blas.Product] = {}
 
-    def _by_mkl(self, A: Array, B: Array, out: Array, alpha: float = 1, beta: float = 0) -> bool:
-        """Write ``out = alpha * A @ B + beta * out`` if that is large enough for MKL; else return
-        False.
-        """
-        if A.size * B.shape[1] < LARGE or not blas.uses_mkl():
-            return False
-        product = self._products.get(out.dtype)
+    def _by_blas(
+        self, library: str, A: Array, B: Array, out: Array, alpha: float = 1, beta: float = 0
+    ) -> bool:
+        """Write ``out = alpha * A @ B + beta * out``; return False where that cannot be done."""
+        product = self._products.get((library, out.dtype))
         if product is None:
-            product = self._products[out.dtype] = blas.Product(out.dtype)
+            product = self._products[library, out.dtype] = blas.Product(library, out.dtype)
         return product(A, B, out, alpha, beta)
 
     def _multiply(self, A: Array, B: Array, out: Array) -> None:
         """Write ``out = A @ B``; a single row is left to NumPy, which is as quick."""
-        if len(A) == 1 or not self._by_mkl(A, B, out):
+        large = len(A) > 1 and A.size * B.shape[1] >= LARGE
+        if not (large and blas.uses_mkl() and self._by_blas("mkl", A, B, out)):
             np.dot(A, B, out=out)
 
     def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
@@ -198,27 +197,39 @@ class NumpyBackend(Backend):
         return np.dot(self._ones.of(len(x), x.dtype), x, out=out)
 
     def descend(self, delta: Array, a: Array, rate: float, W: Array, b: Array | None) -> None:
-        """Step W and b by blocks of W's rows: what is taken from a block is still in the cache."""
+        """Step W and b: by BLAS where that is large, else by blocks of W's rows."""
+        if len(delta) > 1 and delta.size * a.shape[1] >= LARGE:
+            library = blas.for_arrays()
+            if library is not None and self._by_blas(library, delta.T, a, W, -rate, 1):
+                if b is not None:
+                    db = self._sum_over_rows(delta, out=self._scratch.of(len(b), b.dtype))
+                    np.multiply(db, b.dtype.type(rate), out=db)
+                    np.subtract(b, db, out=b)
+                return
         np.multiply(delta, delta.dtype.type(rate), out=delta)
         if b is not None:
             db = delta[0]
             if len(delta) > 1:
                 db = self._sum_over_rows(delta, out=self._scratch.of(len(b), b.dtype))
             np.subtract(b, db, out=b)
-        if self._by_mkl(delta.T, a, W, alpha=-1, beta=1):
-            return
+        self._descend_by_blocks(delta, a, W)
+
+    def _descend_by_blocks(self, step: Array, a: Array, W: Array) -> None:
+        """Write ``W -= step.T @ a`` by blocks of W's rows: what is taken from a block is still in
+        the cache.
+        """
         m, n = W.shape
-        size = BLOCK if len(delta) == 1 else PRODUCT_BLOCK
+        size = BLOCK if len(step) == 1 else PRODUCT_BLOCK
         n_rows = min(max(1, size // n), m)
         scratch = self._scratch.of(n_rows * n, W.dtype)
         product = scratch.reshape(n_rows, n)
         for start in range(0, m, n_rows):
             stop = min(start + n_rows, m)
             W_part, part = W[start:stop], product[: stop - start]
-            if len(delta) == 1:
-                np.multiply(delta[0, start:stop, None], a, out=part)
+            if len(step) == 1:
+                np.multiply(step[0, start:stop, None], a, out=part)
             else:
-                np.dot(delta[:, start:stop].T, a, out=part)
+                np.dot(step[:, start:stop].T, a, out=part)
             np.subtract(W_part, part, out=W_part)
 
     def softmax(self, z: Array, shifted: Array, row: Array, out: Array) -> Array:
@@ -261,6 +272,14 @@ class NumpyBackend(Backend):
             norm = float(np.linalg.norm(g.astype(np.float64)))
         if not norm <= limit:  # also when it is NaN, so that the loss can tell
             np.multiply(g, g.dtype.type(limit / norm), out=g)
+
+    def all_finite(self, x: Array, out: Array) -> None:
+        """Write whether every element is finite: the least and the largest are, if there is no NaN,
+        which would be both. In blocks that are still in the cache for the second look.
+        """
+        flat, size = x.reshape(-1), 4 * BLOCK
+        parts = [flat[start : start + size] for start in range(0, flat.size, size)]
+        out[...] = all(math.isfinite(p.min()) and math.isfinite(p.max()) for p in parts)
 
     def dropout_mask(self, key: int, p: float, first: int, out: Array) -> Array:
         """Write a dropout mask: 1 / (1 - p) where an output is kept, else 0."""

@@ -160,7 +160,9 @@ class Eager:
     def workspace(self, n: int) -> Workspace:
         """Return a workspace of n rows."""
         if self._workspace is None or self._workspace.n_rows < n:
-            self._workspace = Workspace(self.job.model, n, self.job.backend)
+            self._workspace = Workspace(
+                self.job.model, n, self.job.backend, compact=self.fused is None
+            )
         return self._workspace.rows(n)
 
     def batch_gradient(
