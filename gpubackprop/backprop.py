@@ -122,7 +122,8 @@ def gradient(
         As given to `forward`.
     rate : float, optional
         Step `out` by that gradient times -rate instead: plain descent without a gradient array,
-        where `out` are the parameters. The backend must have `descends`.
+        where `out` are the parameters; with -1, a gradient that is added up. The backend must have
+        `descends`.
     """
     delta = backend.output_delta(model, ws, Y, w, scale)
     for l in reversed(range(model.n_layers)):

@@ -215,6 +215,21 @@ def test_softmax(backend, place, dtype, rng, n_out):
         close(backend.to_numpy(out), special.softmax(z, axis=1), dtype)
 
 
+@pytest.mark.parametrize("n_out", [2, 10, 32, 33])
+def test_softmax_of_many_rows(dtype, n_out):
+    """Short ones are reduced as columns, a row that has lost its numbers too."""
+    backend, rng = backends.get("numpy"), np.random.default_rng(0)
+    z = (20 * rng.standard_normal((700, n_out))).astype(dtype)
+    z[0], z[1, 0] = np.nan, np.inf
+    out, row = np.empty_like(z), np.empty((len(z), 1), dtype)
+    with backend.active():
+        backend.softmax(z, np.empty_like(z), row, out)
+    assert np.isnan(out[:2]).all()
+    close(out[2:], special.softmax(z[2:].astype("f8"), axis=1), dtype)
+    top = z[2:].max(1).astype("f8")
+    close(row[2:, 0] + top, special.logsumexp(z[2:].astype("f8"), axis=1), dtype)
+
+
 def test_softmax_at_saturation(backend, place, dtype):
     z = [[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, 9999], [np.nan, 0, 0], [0, 0, 0]]
     shifted, out = backend.empty((5, 3), dtype), backend.empty((5, 3), dtype)

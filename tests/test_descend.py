@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 import gpubackprop as gb
 from gpubackprop import backends, backprop
 from gpubackprop.backends import blas
+from gpubackprop.executors import eager
 from gpubackprop.optimizers import SGD, Adam, Optimizer
 
 RTOL = {"float32": 2e-6, "float64": 1e-13}
@@ -71,3 +72,35 @@ def test_only_plain_descent_is_plain():
         SGD(0.1, weight_decay=0.1), Adam(),
     ]  # fmt: skip
     assert not any(optimizer.plain for optimizer in others)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.5), SGD(0.5, momentum=0.9, l2=0.01), Adam(0.01)])
+@pytest.mark.parametrize("slice_rows", [8192, 70])
+def test_a_batch_in_pieces_is_what_it_is_as_a_whole(optimizer, slice_rows, monkeypatch):
+    """With dropout, weights and a short last piece and slice."""
+    monkeypatch.setattr(backprop, "SLICE", slice_rows)
+    rng = np.random.default_rng(2)
+    X, Y, w = rng.standard_normal((150, 3)), rng.integers(0, 2, 150), rng.random(150)
+    make = {"hidden": "gelu", "output": "softmax", "dropout": 0.3, "dtype": "float64", "rng": 0}
+
+    def trained():
+        net = gb.Network([3, 6, 4, 2], **make, backend="numpy")
+        history = net.fit(X, Y, batch_size=120, epochs=2, optimizer=optimizer, sample_weight=w,
+                          progress=False, executor="eager")  # fmt: skip
+        return [*net.weights, *net.biases], history.loss, net.gradient(X, Y).vector()
+
+    rows: list[int] = []
+    run = backprop.forward
+    monkeypatch.setattr(backprop, "forward", lambda *a: [rows.append(len(a[3])), run(*a)][1])
+    parameters, loss, gradient = trained()
+    assert max(rows) == min(slice_rows, 150)
+    monkeypatch.setattr(eager, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(eager, "_PIECE_ROWS", 16)
+    rows.clear()
+    again, loss_again, gradient_again = trained()
+    assert set(rows) <= {16, *range(1, 63)}
+    assert rows.count(16) > len(rows) / 2
+    for one, two in zip(again, parameters, strict=True):
+        assert_allclose(one, two, rtol=1e-11, atol=1e-13)
+    assert_allclose(loss_again, loss, rtol=1e-12)
+    assert_allclose(gradient_again, gradient, rtol=1e-11, atol=1e-13)

@@ -234,7 +234,13 @@ class NumpyBackend(Backend):
 
     def softmax(self, z: Array, shifted: Array, row: Array, out: Array) -> Array:
         """Return the softmax of each row of z; the reductions without NumPy's Python wrappers."""
-        np.maximum.reduce(z, axis=1, keepdims=True, out=row)
+        if len(z) >= MANY_ROWS and z.shape[1] <= NARROW:
+            # A reduction costs more for each short row than a copy as columns.
+            columns = self._scratch.of(z.size, z.dtype).reshape(z.shape[::-1])
+            np.copyto(columns, z.T)
+            np.maximum.reduce(columns, axis=0, out=row[:, 0])
+        else:
+            np.maximum.reduce(z, axis=1, keepdims=True, out=row)
         np.subtract(z, row, out=shifted)
         np.exp(shifted, out=out)
         self.sum_rows(out, row)
@@ -243,7 +249,10 @@ class NumpyBackend(Backend):
         return out
 
     def sum_rows(self, x: Array, out: Array) -> Array:
-        """Sum each row of x into `out`, of shape (n, 1)."""
+        """Sum each row of x into `out`, of shape (n, 1); many short ones as a product with ones."""
+        if len(x) >= MANY_ROWS and x.shape[1] <= NARROW:
+            np.dot(x, self._ones.of(x.shape[1], x.dtype), out=out[:, 0])
+            return out
         return np.add.reduce(x, axis=1, keepdims=True, out=out)
 
     def total(self, x: Array, out: Array) -> Array:

@@ -9,7 +9,22 @@ from gpubackprop.data import Source
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.resident import Resident
 from gpubackprop.gather import Gather
+from gpubackprop.model import Model
 from gpubackprop.types import Array
+
+#: Bytes of a and delta of the rows that go through a network at once, and the least of such rows:
+#: what a larger workspace costs in page faults and cache misses is up to a tenth of a batch's time
+#: (784-1024-1024-10), and for fewer rows BLAS would pack W too often.
+_PIECE_BYTES, _PIECE_ROWS = 8 << 20, 1024
+#: Pieces of a batch from which they pay: their gradient is added up, and W is stepped by itself.
+_PIECES = 4
+
+
+def _piece_rows(model: Model, n: int) -> int:
+    """Return how many of n rows go through a network at once: a power of two, or all."""
+    row = 2 * sum(model.sizes[1:]) * model.dtype.itemsize
+    rows = 1 << max(_PIECE_BYTES // row, _PIECE_ROWS).bit_length() - 1
+    return rows if n >= _PIECES * rows else n
 
 
 class Eager:
@@ -22,6 +37,7 @@ class Eager:
         self.job = job
         self._workspace: Workspace | None = None
         self._second: Parameters | None = None
+        self._part = job.backend.zeros((1,), "float64")
         self._gather = Gather(job.model, job.backend)
         self._resident = Resident(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
@@ -72,17 +88,12 @@ class Eager:
                 if batch_size <= backprop.SLICE:
                     part = slice(k, k + n)
                     w_part = None if w is None else w[part]
+                    rate = self._descent_rate(state, progress)
+                    out = state.gradient if rate is None else parameters
                     self._gradient(
-                        X[part],
-                        Y[part],
-                        w_part,
-                        1.0 / n,
-                        parameters,
-                        state.gradient,
-                        dropping,
-                        tally.value,
-                        self._descent_rate(state, progress),
-                    )
+                        X[part], Y[part], w_part, 1.0 / n, parameters, out, dropping, tally.value,
+                        rate,
+                    )  # fmt: skip
                 else:
                     self.batch_gradient(source, order, i + k, n, parameters, state, dropping, tally)
                 self._finish(n, parameters, state, progress, tally)
@@ -92,7 +103,8 @@ class Eager:
         job = self.job
         if not (job.backend.descends and job.optimizer.plain and state.trainable is None):
             return None
-        whole = job.batch_size is not None and job.batch_size <= backprop.SLICE
+        n = job.batch_size
+        whole = n is not None and n <= backprop.SLICE and self._rows_at_once(n) == n
         return progress.learning_rate(progress.batch) if whole else None
 
     def _rows(
@@ -143,18 +155,46 @@ class Eager:
         loss: Array,
         rate: float | None = None,
     ) -> None:
-        """Write `scale` times the gradient of some rows' summed loss, and that sum; with a rate,
-        step the parameters by it instead.
+        """Write `scale` times the gradient of some rows' summed loss into `out`, and that sum; with
+        a rate, step `out`, which are the parameters, by it instead.
         """
-        backend, model, ws = self.job.backend, self.job.model, self.workspace(len(X))
+        n, at_once = len(X), self._rows_at_once(len(X))
         if self.fused is not None:
-            first = None if dropping is None else dropping.first
-            self.fused.gradient(X, Y, w, scale, parameters, ws, out, loss, first)
+            ws, row = self.workspace(n), None if dropping is None else dropping.first
+            self.fused.gradient(X, Y, w, scale, parameters, ws, out, loss, row)
             return
+        for first in range(0, n, at_once):
+            part = slice(first, first + at_once)
+            w_part = None if w is None else w[part]
+            if first:
+                rate = -1.0  # added to what the first piece has written
+                if dropping is not None:
+                    dropping = Dropping(dropping.seed, dropping.step, dropping.first + at_once)
+            value = self._part if first else loss
+            self._piece(X[part], Y[part], w_part, scale, parameters, out, dropping, value, rate)
+            if first:
+                self.job.backend.add(value, loss)
+
+    def _rows_at_once(self, n: int) -> int:
+        backend = self.job.backend
+        return _piece_rows(self.job.model, n) if backend.descends else n
+
+    def _piece(
+        self,
+        X: Array,
+        Y: Array,
+        w: Array | None,
+        scale: float,
+        parameters: Parameters,
+        out: Parameters,
+        dropping: Dropping | None,
+        loss: Array,
+        rate: float | None,
+    ) -> None:
+        """Pass rows forward and back: write their loss, and the gradient, or take it off `out`."""
+        backend, model, ws = self.job.backend, self.job.model, self.workspace(len(X))
         backprop.forward(backend, model, parameters, X, ws, dropping)
         backend.loss(model, ws, Y, w, loss)
-        if rate is not None:
-            out = parameters
         backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping, rate)
 
     def workspace(self, n: int) -> Workspace:
