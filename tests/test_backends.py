@@ -789,6 +789,20 @@ def test_many_short_rows_get_their_bias_and_their_sum(n, n_out, dtype):
     assert_array_equal(db, (a @ W.T + b).sum(0))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_out", [1, 10, 16, 30, 32, 33])
+def test_a_narrow_layer_of_many_weights(n_out, dtype, monkeypatch):
+    """OpenBLAS gets W with rows of zeros below, and rows in blocks, the last one shorter."""
+    monkeypatch.setenv("GPUBACKPROP_BLAS", "numpy")
+    backend, rng = backends.get("numpy"), np.random.default_rng(0)
+    a, W = rng.integers(-9, 9, (2100, 700)), rng.integers(-9, 9, (n_out, 700))
+    b, z = np.arange(n_out) + 0.5, np.empty((2100, n_out), dtype)
+    for _ in range(2):  # with scratch that holds other numbers, too
+        backend.affine(*(x.astype(dtype) for x in (a, W, b)), z)
+        assert_array_equal(z, a @ W.T + b)  # whole numbers and halves below 2^16: without rounding
+        W = W[::-1]
+
+
 @pytest.mark.parametrize("library", ["mkl", "numpy"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_large_product_is_right_however_its_arrays_lie(library, dtype, monkeypatch):

@@ -20,11 +20,10 @@ _PIECE_BYTES, _PIECE_ROWS = 8 << 20, 1024
 _PIECES = 4
 
 
-def _piece_rows(model: Model, n: int) -> int:
-    """Return how many of n rows go through a network at once: a power of two, or all."""
+def _piece_rows(model: Model) -> int:
+    """Return how many rows of a large batch go through a network at once: a power of two."""
     row = 2 * sum(model.sizes[1:]) * model.dtype.itemsize
-    rows = 1 << max(_PIECE_BYTES // row, _PIECE_ROWS).bit_length() - 1
-    return rows if n >= _PIECES * rows else n
+    return 1 << max(_PIECE_BYTES // row, _PIECE_ROWS).bit_length() - 1
 
 
 class Eager:
@@ -38,6 +37,7 @@ class Eager:
         self._workspace: Workspace | None = None
         self._second: Parameters | None = None
         self._part = job.backend.zeros((1,), "float64")
+        self._piece_rows = _piece_rows(job.model)
         self._gather = Gather(job.model, job.backend)
         self._resident = Resident(job.model, job.backend)
         # On a GPU, fused passes take the place of the operations.
@@ -176,8 +176,8 @@ class Eager:
                 self.job.backend.add(value, loss)
 
     def _rows_at_once(self, n: int) -> int:
-        backend = self.job.backend
-        return _piece_rows(self.job.model, n) if backend.descends else n
+        pieces = self.job.backend.descends and n >= _PIECES * self._piece_rows
+        return self._piece_rows if pieces else n
 
     def _piece(
         self,
