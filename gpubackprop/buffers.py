@@ -153,7 +153,8 @@ class Workspace:
         self.shifted = memory.empty((n_rows, model.sizes[-1]), dtype)
         self.row = memory.empty((n_rows, 1), dtype)
         self.column = memory.empty((n_rows, 1), dtype)
-        self._views: dict[int, Workspace] = {n_rows: self}
+        # Not itself: a circle would keep the memory until the next collection of garbage.
+        self._views: dict[int, Workspace] = {}
 
     def _deltas(self, memory: Memory, compact: bool) -> list[Array]:
         deltas = []
@@ -172,6 +173,8 @@ class Workspace:
         n : int
             1..n_rows.
         """
+        if n == self.n_rows:
+            return self
         view = self._views.get(n)
         if view is None:
             view = self._views[n] = self._cut(n)
@@ -188,5 +191,5 @@ class Workspace:
         view.a, view.z, view.h = cut(self.a), cut(self.z), cut(self.h)
         view.mask, view.delta = cut(self.mask), cut(self.delta)
         view.shifted, view.row, view.column = self.shifted[:n], self.row[:n], self.column[:n]
-        view._views = {n: view}
+        view._views = {}
         return view

@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from reference import compare, near
 
 import gpubackprop as gb
-from gpubackprop import backprop, pace, training
+from gpubackprop import backprop, buffers, pace, training
 from gpubackprop.schedules import Constant
 
 RNG = np.random.default_rng(7)
@@ -891,7 +891,7 @@ def test_a_run_s_memory_is_free_at_its_end(executor):
         pytest.importorskip("numba")
 
     def of_runs():
-        kinds = training.Trainer, backprop.State
+        kinds = training.Trainer, backprop.State, buffers.Workspace
         return [one for one in gc.get_objects() if type(one) in kinds]
 
     net, schedule = make(), gb.Cosine(0.1, 2)
