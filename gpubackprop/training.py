@@ -148,11 +148,12 @@ class Trainer:
         self.shuffle, self.rng = shuffle, rng
         self.validation, self.early_stopping = validation, early_stopping
         self.callbacks = tuple(callbacks)
+        # Before the gradient, which may never be written: memory of the last fit is for this.
+        self.before = job.backend.empty(parameters.flat.shape, job.model.dtype)
         self.state = backprop.new_state(job.backend, job.model, job.optimizer, trainable)
         self.rates = _Rates(job, self.run)
         self.progress = Progress(self.rates, steps=steps)
         self.tally = Tally(job.backend)
-        self.before = job.backend.empty(parameters.flat.shape, job.model.dtype)
         self.best: Array | None = None
         self.best_loss, self.bad_epochs = math.inf, 0
         self.evaluator = Evaluator(job.backend, job.model)
