@@ -192,7 +192,8 @@ class Compiled:
             return self._split.fixed
         n_rows = min(batch_size, piece_rows(job.model))
         if self._workspace is None or self._workspace.n_rows != n_rows:
-            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed)
+            threads = job.threads if self.blas_threads is None else self.blas_threads
+            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed, threads)
         return self._workspace.fixed
 
     def _call(

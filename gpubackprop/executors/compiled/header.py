@@ -38,7 +38,7 @@ codes = pointer_to(types.int64, 8)
 rows_at = pointer_to(types.int32, 4)
 NO, YES = ord("N"), ord("T")
 # What does the products of a layer that is not left to BLAS; 1: loops over its rows.
-TILES = 2
+TILES, SPLIT = 2, 3
 
 
 @intrinsic

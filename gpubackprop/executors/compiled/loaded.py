@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import cache, fixed, plans
+from gpubackprop.executors.compiled import amx, cache, fixed, plans
 from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.source import (
     KERNELS,
@@ -21,8 +21,14 @@ LOOP_SECONDS, FORMULAS_SECONDS = 4.0, 1.0
 
 def texts(dtype: np.dtype, name: str) -> list[str]:
     """Return the modules that one of `LOOPS` needs, its own last."""
-    kernels = [write_kernels(dtype, kernel) for kernel in LOOPS[name].kernels]
+    kernels = [write_kernels(dtype, kernel) for kernel in _kernels(dtype, name)]
     return [*kernels, write_loop(dtype, name)]
+
+
+def _kernels(dtype: np.dtype, name: str) -> tuple[str, ...]:
+    """Return what a loop calls: keys of `KERNELS`, those that this processor has the means for."""
+    lacks = () if amx.usable(dtype) else ("panels",)
+    return tuple(kernel for kernel in LOOPS[name].kernels if kernel not in lacks)
 
 
 def seconds_to_load(job: Job, name: str) -> float:
@@ -54,7 +60,7 @@ class LoadedLoop:
         *kernels, loop = (cache.load(text) for text in texts(dtype, name))
         self.entry = loop.entry
         self.addresses = np.zeros(len(PLACES), np.int64)
-        for module, kernel in zip(kernels, LOOPS[name].kernels, strict=True):
+        for module, kernel in zip(kernels, _kernels(dtype, name), strict=True):
             for function in KERNELS[kernel]:
                 self.addresses[PLACES[function]] = getattr(module, function).address
 

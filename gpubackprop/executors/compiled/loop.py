@@ -74,14 +74,15 @@ def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
     activate: int, rows_wise: int, C: int, x: int, iota: int, columns: int, unit: int,
-    turned: int, turned_pitch: int, spare: int, row: int, step_number: int, first: int, k: int,
+    turned: int, turned_pitch: int, spare: int, panels: int, row: int, step_number: int,
+    first: int, k: int,
 ) -> None:  # fmt: skip
     """Pass k samples through the network; x has them as columns, or else as rows."""
     for l in range(n_layers):
         m = n_out[l]
         through_layer(
             K, W[l], b[l], x, z[l], m, n_in[l], k, own[l], int(l == 0 and columns == 0), f, iota,
-            unit, turned, turned_pitch, spare,
+            unit, turned, turned_pitch, spare, panels,
         )  # fmt: skip
         if rows_wise and l == n_layers - 1:
             softmax(z[l], a[l], row, m, k)
@@ -120,7 +121,7 @@ def backward(
     h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints, threshold: Ints, f: int,
     derive: int, C: int, x0: int, by_rows: int, iota: int, unit: int, spare: int, k: int,
     single: int, fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int,
-    outer_step: int, outer_C: int, block: int, penalty: int,
+    outer_step: int, outer_C: int, block: int, penalty: int, panels: int,
 ) -> None:  # fmt: skip
     """Carry the output's delta back; step W and b if fused, else write or add up dW and db.
 
@@ -146,12 +147,12 @@ def backward(
             else:
                 outer(d, x, out, m, n)
         elif l > 0:
-            carry_back(K, W[l], d, delta[l - 1], m, n, k, own[l], f, iota, unit)
+            carry_back(K, W[l], d, delta[l - 1], m, n, k, own[l], f, iota, unit, panels)
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factors, m, k)
         if single == 0:
             rows = int(l == 0 and by_rows != 0)
-            weight_gradient(K, d, x, out, m, n, k, own[l], rows, f, iota, spare, factors)
+            weight_gradient(K, d, x, out, m, n, k, own[l], rows, f, iota, spare, factors, panels)
         if l > 0:
             if threshold[l - 1] > 0:
                 multiply(delta[l - 1], mask[l - 1], delta[l - 1], n * k)
@@ -186,8 +187,8 @@ def train(
     order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
     chunk: int, X_buffer: int, X_columns: int, Y_buffer: int, w_buffer: int, row: int,
     rows_buffer: int, iota: int, unit: int, turned: int, turned_pitch: int, spare: int,
-    by_columns: int, plain: int, scalars: int, scalars_step: int, steps: int, batch: int,
-    value: int, sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int,
+    panels: int, by_columns: int, plain: int, scalars: int, scalars_step: int, steps: int,
+    batch: int, value: int, sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int,
     trainable: int, size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate:
     int, derive: int, loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int,
     tallies: int, outer_step: int, outer_C: int, bias_slots: int, block: int,
@@ -235,7 +236,7 @@ def train(
             y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
             forward(
                 K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-                activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare,
+                activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, panels,
                 row, steps + done, first + p, k,
             )  # fmt: skip
             n_terms = m
@@ -257,7 +258,7 @@ def train(
             backward(
                 K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
                 f, derive, C, x0, int(x0 != X_columns), iota, unit, spare, k, single, fused, sc,
-                factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2,
+                factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2, panels,
             )  # fmt: skip
         if last:
             record(doubles(value), batch + done, doubles(sums))

@@ -23,8 +23,8 @@ def predict(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
     activate: int, rows_wise: int, C: int, X_columns: int, iota: int, by_columns: int, unit: int,
-    turned: int, turned_pitch: int, spare: int, row: int, chunk: int, value: int, strict: int,
-    X: Rows, out: Rows, n_rows: Given,
+    turned: int, turned_pitch: int, spare: int, panels: int, row: int, chunk: int,
+    value: int, strict: int, X: Rows, out: Rows, n_rows: Given,
 ) -> int:  # fmt: skip
     """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
     not be finite: which of NaN and infinity a sum becomes depends on its order. If strict, also
@@ -55,7 +55,8 @@ def predict(
             x = X_columns
         forward(
             K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-            activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, row, 0, 0,
+            activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, panels,
+            row, 0, 0,
             k,
         )  # fmt: skip
         # Outputs of a batch have a column for each row of X.

@@ -63,6 +63,8 @@ class Predictor:
         n_weights = [m * n for m, n in model.layout.shapes]
         self._products, self._largest = sum(n_weights), max(n_weights)
         self._others: list[Predictor] = []
+        large = self._largest >= LARGE_LAYER
+        self._blas_threads = usable_threads(None) if large else 1
 
     def outputs(self, parameters: Layers, X: np.ndarray) -> np.ndarray | None:
         """Return the outputs in an array of their own; None if a number of theirs, or of X, may not
@@ -147,7 +149,9 @@ class Predictor:
     def _written(self, n_rows: int) -> int:
         """Write what the compiled code reads for at most so many rows at once; returns where."""
         if n_rows not in self._workspaces:
-            self._workspaces[n_rows] = Workspace(self.model, self._program, n_rows, 0)
+            self._workspaces[n_rows] = Workspace(
+                self.model, self._program, n_rows, 0, self._blas_threads
+            )
         arguments = {
             **self._workspaces[n_rows].fixed, **self._shared,
             **{name: position(table) for name, table in self._tables.items()},

@@ -1,13 +1,15 @@
 """The three products of a layer with a batch, by whatever does them quickest: see `tables`.
 
-BLAS, loops over rows of ours, or our tiles. Like `loop`, whose functions these are copied beside,
-never called from Python. Arrays of a batch have their units as rows and their samples as columns.
+BLAS, loops over rows of ours, our tiles, or the processor's matrix unit. Like `loop`, whose
+functions these are copied beside, never called from Python. Arrays of a batch have their units as
+rows and their samples as columns.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from gpubackprop.executors.compiled.kernels import matrix_vector, start_with_bias
 from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
+from gpubackprop.executors.compiled.panels import multiply_split
 from gpubackprop.executors.compiled.tiles import multiply_tiles, transpose
 
 if TYPE_CHECKING:
@@ -17,19 +19,23 @@ if TYPE_CHECKING:
     NO: Any = None
     YES: Any = None
     TILES: int = 2
+    SPLIT: int = 3
 
 Ints = Any
 
 
 def through_layer(
     K: Ints, W: int, b: int, x: int, z: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
-    iota: int, unit: int, turned: int, turned_pitch: int, spare: int,
+    iota: int, unit: int, turned: int, turned_pitch: int, spare: int, panels: int,
 ) -> None:  # fmt: skip
     """Write ``W @ x + b``; if `by_rows`, x has the samples as rows."""
-    if k == 1 or own != TILES:
+    if k == 1 or own < TILES:
         start_with_bias(b, z, m, k)
     if k == 1:
         matrix_vector(W, x, z, m, n)
+    elif own == SPLIT:
+        pitch = n if by_rows else k
+        multiply_split(W, n, 1, x, pitch, by_rows, z, k, m, k, n, unit, b, panels)
     elif own == TILES and by_rows:
         pitch = turned_pitch  # zeros beyond m: whole vectors
         multiply_tiles(x, iota, n, 1, turned, iota, pitch, spare, pitch, k, pitch, n, unit, 0)
@@ -48,10 +54,12 @@ def through_layer(
 
 def carry_back(
     K: Ints, W: int, d: int, below: int, m: int, n: int, k: int, own: int, f: int, iota: int,
-    unit: int,
+    unit: int, panels: int,
 ) -> None:  # fmt: skip
     """Write ``W.T @ d``."""
-    if own == TILES:
+    if own == SPLIT:
+        multiply_split(W, n, 0, d, k, 0, below, k, n, k, m, unit, 0, panels)
+    elif own == TILES:
         multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0)
     elif own:
         clear(below, n * k)
@@ -62,11 +70,14 @@ def carry_back(
 
 def weight_gradient(
     K: Ints, d: int, x: int, out: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
-    iota: int, spare: int, factors: int,
+    iota: int, spare: int, factors: int, panels: int,
 ) -> None:  # fmt: skip
     """Write ``factors[0] * d @ x.T + factors[1] * out``; if `by_rows`, x is ``x.T`` already."""
     factor, kept = numbers(factors)[0], numbers(factors)[1]
-    if own == TILES:
+    if own == SPLIT:
+        pitch = n if by_rows else k
+        multiply_split(d, k, 1, x, pitch, 1 - by_rows, out, n, m, n, k, factors, 0, panels)
+    elif own == TILES:
         if by_rows == 0:
             transpose(x, iota, k, spare, n, k, n, 0)
             x = spare

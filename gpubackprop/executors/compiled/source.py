@@ -4,6 +4,7 @@ import ast
 import functools
 import inspect
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from gpubackprop.activations import Activation
 from gpubackprop.executors.compiled import (
+    amx,
     held_back,
     kernels,
     loop,
     micro,
+    panels,
     predict_loop,
     products,
     tiles,
@@ -46,6 +49,17 @@ def _definitions(module: ModuleType) -> list[ast.FunctionDef]:
     return found
 
 
+def _helpers(module: ModuleType) -> list[str]:
+    """Print the functions of a module whose names begin with "_": into what calls them."""
+    return [_fast(node) for node in _definitions(module) if node.name.startswith("_")]
+
+
+def _fast(node: ast.FunctionDef) -> str:
+    """Print a function, without annotations, that becomes part of its callers."""
+    body = "\n".join(map(ast.unparse, node.body)).replace("\n", "\n    ")
+    return f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}"
+
+
 def _names(node: ast.FunctionDef) -> tuple[str, ...]:
     return tuple(one.arg for one in node.args.args)
 
@@ -56,8 +70,15 @@ KERNELS = {
     module.__name__.rpartition(".")[2]: {
         node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
         for node in _definitions(module)
+        if not node.name.startswith("_")
     }
-    for module in (kernels, micro, tiles)
+    for module in (kernels, micro, tiles, panels)
+}
+#: What is printed into such a module besides: the instructions that it needs, and its functions
+#: that nothing else calls.
+_OWN: dict[str, Callable[[str], list[str]]] = {
+    "tiles": lambda dtype: [vectors(dtype)],
+    "panels": lambda dtype: [vectors(dtype), amx.instructions(), *_helpers(panels)],
 }
 #: Where the address of each stands in the table that the loops over batches are given.
 PLACES = {name: i for i, name in enumerate(itertools.chain(*KERNELS.values()))}
@@ -99,10 +120,11 @@ _PRODUCTS, _DIRECT = _definitions(products), _definitions(loop)
 _FORWARD = [node for node in _DIRECT if node.name == "forward"]
 #: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
-    "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles")),
+    "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles", "panels")),
     "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro", "tiles")),
     "predict": Loop(
-        (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)), ("kernels", "micro", "tiles")
+        (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)),
+        ("kernels", "micro", "tiles", "panels"),
     ),
 }
 #: What compiled code calls by address: printed from the formulas of a network and an optimiser. All
@@ -143,8 +165,8 @@ class Program:
 def write_kernels(dtype: np.dtype, name: str) -> str:
     """Write the module of some kernels, the same for every job of a dtype."""
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
-    if name == "tiles":
-        parts.append(vectors(dtype.name).strip())
+    if name in _OWN:
+        parts += [text.strip() for text in _OWN[name](dtype.name)]
     parts += [by_address(name, names, body) for name, (names, body) in KERNELS[name].items()]
     return join(parts)
 
@@ -330,12 +352,7 @@ class _ByAddress(ast.NodeTransformer):
 @functools.cache
 def _loop_functions(loop: Loop) -> tuple[str, ...]:
     """Print the functions of a loop, without annotations: once, as it changes what it prints."""
-    printed = []
-    for node in loop.functions:
-        changed = _ByAddress().visit(node)
-        body = "\n".join(map(ast.unparse, changed.body)).replace("\n", "\n    ")
-        printed.append(f"@fast\ndef {node.name}({', '.join(_names(node))}):\n    {body}")
-    return tuple(printed)
+    return tuple(_fast(_ByAddress().visit(node)) for node in loop.functions)
 
 
 def _entry(loop: Loop, dtype: np.dtype) -> str:

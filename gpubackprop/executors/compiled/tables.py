@@ -11,6 +11,7 @@ import numpy as np
 from gpubackprop import dropout
 from gpubackprop.backends import blas
 from gpubackprop.buffers import Parameters
+from gpubackprop.executors.compiled import amx
 from gpubackprop.executors.compiled.source import Program
 from gpubackprop.executors.compiled.vectors import processor
 from gpubackprop.model import Model
@@ -25,6 +26,9 @@ LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
 #: cache, and so few rows share it: 784-256-128-10 gains a fifth at 32 rows, nothing at 256. They do
 #: not beat MKL.
 NEAR_BYTES, FEW_ROWS = 1 << 20, 64
+#: From so many rows on a matrix unit gains: 784-256-128-10 then trains 1.05 times as fast as with
+#: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
+ROWS_OF_PANELS, EQUAL_THREADS = 64, 2
 #: With at most this many inputs, loops over rows want the samples of a batch as columns.
 FEW_INPUTS = 64
 #: Rows that go through the network at once: they are read twice, and should be in the cache then.
@@ -38,16 +42,20 @@ def own_layers(model: Model) -> list[bool]:
     return [m <= NARROW_UNITS or m * n <= FEW_WEIGHTS for m, n in model.layout.shapes]
 
 
-def product_kinds(model: Model, n_rows: int) -> list[int]:
-    """Return what does each layer's products with n_rows samples: 0 BLAS, 1 loops over rows, 2
-    tiles.
+def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]:
+    """Return what does each layer's products with n_rows samples: 0 BLAS with so many threads, 1
+    loops over rows, 2 tiles, 3 the processor's matrix unit.
     """
+    splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
+    splits = splits and n_rows >= ROWS_OF_PANELS
     tiles = n_rows > ROWS_OF_TILES
     near = tiles and n_rows <= FEW_ROWS and processor()[0] == 64 and blas.library() != "mkl"
     kinds = []
     for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True):
         if own:
             kinds.append(2 if tiles and m * n > LEAST_WEIGHTS else 1)
+        elif splits and n > NARROW_UNITS:
+            kinds.append(3)
         else:
             kinds.append(2 if near and m * n * model.dtype.itemsize <= NEAR_BYTES else 0)
     return kinds
@@ -114,6 +122,8 @@ class Workspace(Memory):
     program : Program
     n_rows : int
     dropout_seed : int
+    blas_threads : int, optional
+        Those of BLAS meanwhile.
 
     Attributes
     ----------
@@ -121,7 +131,14 @@ class Workspace(Memory):
         Arguments of the compiled loop by their name.
     """
 
-    def __init__(self, model: Model, program: Program, n_rows: int, dropout_seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        program: Program,
+        n_rows: int,
+        dropout_seed: int,
+        blas_threads: int = 1,
+    ) -> None:
         super().__init__(model.dtype)
         self.model, self.n_rows = model, n_rows
         sizes = model.sizes
@@ -131,7 +148,7 @@ class Workspace(Memory):
         dropped = [p > 0 for p in (*model.dropout, 0.0)]
         h = [self.place(m * n_rows) if drops else 0 for drops, m in
                  zip(dropped, sizes[1:], strict=True)]  # fmt: skip
-        kinds = product_kinds(model, n_rows)
+        kinds = product_kinds(model, n_rows, blas_threads)
         # W of a narrow first layer may stand as columns, see `loop.train`.
         turns, pitch = kinds[0] == 2 and sizes[1] <= NARROW_UNITS, -(-sizes[1] // 16) * 16
         columns = kinds[0] == 2 or (kinds[0] == 1 and sizes[0] <= FEW_INPUTS)
@@ -152,6 +169,7 @@ class Workspace(Memory):
             "turned": self.place(sizes[0] * pitch) if turns else 0,
             "turned_pitch": pitch,
             "spare": self.place(n_rows * widest),
+            "panels": self._panels(kinds),
             "iota": self.hold(np.arange(max(n_rows, *sizes), dtype=np.int32)),
             "X_buffer": self.place(sizes[0] * n_rows),
             "X_columns": self.place(sizes[0] * n_rows * columns),
@@ -164,6 +182,22 @@ class Workspace(Memory):
             "size": model.layout.size,
             "n_weights": model.layout.n_weights,
         }
+
+    def _panels(self, kinds: list[int]) -> int:
+        """Make room for the products of the matrix unit; returns where, or 0."""
+        k, shapes = self.n_rows, self.model.layout.shapes
+        wanted = [
+            amx.room(*sizes)
+            for (m, n), kind in zip(shapes, kinds, strict=True) if kind == 3
+            for sizes in ((m, k, n), (n, k, m), (m, n, k))
+        ]  # fmt: skip
+        if not wanted:
+            return 0
+        at = self.place(max(wanted))
+        room = self._held[-1]
+        offset = at - position(room)
+        room[offset : offset + amx.SCRATCH] = amx.settings()
+        return at
 
     def _rows(self, widths: Iterable[int]) -> list[int]:
         return [self.place(width * self.n_rows) for width in widths]
