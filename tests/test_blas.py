@@ -60,7 +60,7 @@ def test_the_first_that_is_there_is_taken(monkeypatch):
     for there in (["mkl", "scipy", "numpy"], ["scipy", "numpy"], ["numpy"]):
         monkeypatch.setattr(blas, "_found", lambda name, kind, t=there: 1 if name in t else None)
         for amd, expected in ((False, there[0]), (True, there[0] if len(there) < 3 else there[1])):
-            monkeypatch.setattr(blas, "_is_amd", lambda found=amd: found)
+            monkeypatch.setattr(blas.processor, "is_amd", lambda found=amd: found)
             assert blas.library() == expected
     monkeypatch.setattr(blas, "_found", lambda name, kind: None)
     assert "gpubackprop[fast]" in usable.problem()

@@ -12,7 +12,7 @@ from random_networks import allowed_pairs, random_network, targets
 
 import gpubackprop as gb
 from gpubackprop import executors, optimizers
-from gpubackprop.executors import Job
+from gpubackprop.executors import Job, cpu_cost
 
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
@@ -571,7 +571,16 @@ CHOICES = [
 @pytest.mark.parametrize(("changes", "ready", "expected"), CHOICES)
 def test_what_auto_chooses(changes, ready, expected, monkeypatch):
     monkeypatch.setattr(cache, "is_ready", lambda text: ready)
+    monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda: False)
     assert executors.choose(large(**changes)).name == expected
+
+
+def test_auto_counts_what_a_matrix_unit_saves(monkeypatch):
+    monkeypatch.setattr(cache, "is_ready", lambda text: True)
+    for has, expected in (False, "eager"), (True, "compiled"):
+        monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda has=has: has)
+        job = large(**MID, batch_size=4096, n_samples=4096, epochs=80)
+        assert executors.choose(job).name == expected
 
 
 def test_auto_trains_with_it():

@@ -1,6 +1,7 @@
 """Products by the processor's matrix unit against float64 NumPy."""
 
 import ctypes
+import io
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import gpubackprop as gb
 
 pytest.importorskip("numba", reason="compiled code needs Numba, of the extra 'fast'")
 
+from gpubackprop.backends import processor
+from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import amx, cache, source, split, tables
 
 SINGLE = np.dtype(np.float32)
@@ -202,8 +205,6 @@ def test_wide_layers_are_split_where_each_thread_has_many_rows(monkeypatch):
     wide = gb.Network([1024, 2048, 10], output="softmax", backend="numpy")
 
     def parts(n):
-        from gpubackprop.executors.base import Job
-
         job = Job(wide.model, wide.backend, gb.SGD(0.1), n, False, 0, n_samples=n, threads=2)
         return split.parts_of(job, "direct"), split.blas_threads(job, "direct")
 
@@ -212,3 +213,19 @@ def test_wide_layers_are_split_where_each_thread_has_many_rows(monkeypatch):
     assert parts(1023) == (1, None)
     monkeypatch.setattr(amx, "_is_there", lambda: False)
     assert parts(1024) == (1, None)
+
+
+#: The beginning of /proc/cpuinfo on a Xeon of 2023, and on an EPYC, shortened.
+XEON = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: sse2 avx512f amx_bf16 amx_tile\n\n"
+EPYC = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: sse2 avx2 avx512f\n\n"
+
+
+@pytest.mark.parametrize(("text", "unit", "amd"), [(XEON, True, False), (EPYC, False, True)])
+def test_what_linux_tells_of_a_processor(text, unit, amd, monkeypatch):
+    monkeypatch.setattr(processor, "open", lambda path: io.StringIO(text), raising=False)
+    processor._lines.cache_clear()
+    try:
+        assert processor.has_matrix_unit() == unit
+        assert processor.is_amd() == amd
+    finally:
+        processor._lines.cache_clear()

@@ -10,13 +10,13 @@ import ctypes
 import functools
 import glob
 import os
-import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from gpubackprop.backends import processor
 from gpubackprop.errors import missing
 from gpubackprop.threads import available, libraries_changed
 
@@ -37,7 +37,7 @@ def library() -> str:
     if chosen not in ("auto", *_FINDERS):
         raise ImportError(f"GPUBACKPROP_BLAS must be auto, {', '.join(_FINDERS)}, got {chosen!r}")
     # Sorted by whether it is MKL on the wrong processor, else as they are.
-    order = sorted(_FINDERS, key=lambda name: name == "mkl" and _is_amd())
+    order = sorted(_FINDERS, key=lambda name: name == "mkl" and processor.is_amd())
     for name in order if chosen == "auto" else (chosen,):
         if _found(name, "s") is not None:
             return name
@@ -61,7 +61,7 @@ def uses_mkl() -> bool:
     is installed and not on an AMD. NumPy's own BLAS is as good as SciPy's.
     """
     chosen = os.environ.get("GPUBACKPROP_BLAS") or "auto"
-    return (chosen == "mkl" or (chosen == "auto" and not _is_amd())) and (
+    return (chosen == "mkl" or (chosen == "auto" and not processor.is_amd())) and (
         _found("mkl", "s") is not None
     )
 
@@ -128,16 +128,6 @@ def _layout(x: np.ndarray, dtype: np.dtype) -> tuple[bytes, int] | None:
         if step == size and along % size == 0 and along >= length * size:
             return letter, along // size
     return None
-
-
-@functools.cache
-def _is_amd() -> bool:
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = file.read(1024)
-    except OSError:  # not Linux
-        name = platform.processor()
-    return "AuthenticAMD" in name
 
 
 @functools.cache

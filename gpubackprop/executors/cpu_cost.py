@@ -1,9 +1,13 @@
 """How much sooner than eager the compiled executor ends: what `executor="auto"` goes by on NumPy.
 
 A model of a few terms, each of which was measured on one core of a Xeon of 2023 with AVX-512: what
-eager takes more than compiled. Products of matrices take as long in both.
+eager takes more than compiled. Products of matrices take as long in both, but where the processor
+has a matrix unit.
 """
 
+import numpy as np
+
+from gpubackprop.backends import processor
 from gpubackprop.executors.base import Job
 
 #: Python's and NumPy's calls: of an update, and of each of its layers.
@@ -12,6 +16,9 @@ UPDATE_SECONDS, LAYER_SECONDS = 30e-6, 20e-6
 UNIT_SECONDS = 5e-9
 #: Of each parameter and update: reading and writing the gradient and the weights once more.
 PARAMETER_SECONDS = 0.4e-9
+#: Of each multiplication with an addition that a matrix unit does: in layers of more units than so
+#: many, from so many rows on (`compiled.tables` has its rules).
+MULTIPLY_SECONDS, LEAST_UNITS, LEAST_ROWS = 4e-12, 64, 64
 #: Importing Numba and SciPy. It counts where they are loaded, too: a job's bits must not depend on
 #: what its process did before.
 IMPORT_SECONDS = 1.0
@@ -27,4 +34,17 @@ def seconds_saved(job: Job) -> float:
     of_update = UPDATE_SECONDS + LAYER_SECONDS * job.model.n_layers
     of_update += PARAMETER_SECONDS * layout.size
     of_rows = UNIT_SECONDS * job.n_samples * sum(job.model.sizes[1:])
+    of_rows += MULTIPLY_SECONDS * job.n_samples * _multiplications(job)
     return job.epochs * (updates * of_update + of_rows)
+
+
+def _multiplications(job: Job) -> int:
+    """Return how many of a sample's a matrix unit does: three for each weight, two in layer 0."""
+    few = (job.batch_size or 0) < LEAST_ROWS
+    if few or job.model.dtype != np.float32 or not processor.has_matrix_unit():
+        return 0
+    return sum(
+        m * n * (3 if l else 2)
+        for l, (m, n) in enumerate(job.model.layout.shapes)
+        if min(m, n) > LEAST_UNITS
+    )

@@ -10,10 +10,11 @@ as 0, and what an infinite number is multiplied with becomes NaN.
 
 import ctypes
 import functools
-import os
-import sys
 
 import numpy as np
+
+from gpubackprop.backends import processor
+from gpubackprop.executors.compiled import vectors
 
 #: Lines of a panel, and numbers of a step of its depth; float32 numbers that it takes for a step.
 PANEL, STEP = 32, 1536
@@ -26,30 +27,20 @@ ONE, SCRATCH = 16, 32
 #: The request to the Linux kernel to let this process use the tiles' registers (arch_prctl's number
 #: on x86-64, its operation, the number of the state).
 _ARCH_PRCTL, _REQUEST, _TILES = 158, 0x1023, 18
-_NEEDS = ("+amx-tile", "+amx-bf16", "+avx512f")
 
 
 def usable(dtype: np.dtype) -> bool:
-    """Tell whether products of a dtype may be done so.
-
-    The environment variable GPUBACKPROP_AMX = ``never`` rules it out.
-    """
+    """Tell whether products of a dtype may be done so; `processor.has_matrix_unit` says more."""
     return bool(dtype == np.float32) and _is_there()
 
 
 @functools.cache
 def _is_there() -> bool:
     """Ask the processor and, once for a process, the kernel."""
-    if os.environ.get("GPUBACKPROP_AMX") == "never" or not sys.platform.startswith("linux"):
+    if not processor.has_matrix_unit() or vectors.processor()[0] != 64:
         return False
     import llvmlite.binding
-    from numba import config
 
-    features = config.CPU_FEATURES
-    if features is None:
-        features = llvmlite.binding.get_host_cpu_features().flatten()
-    if not set(_NEEDS) <= set(features.split(",")):
-        return False
     llvmlite.binding.initialize_native_asmparser()  # the instructions are written as text
     return int(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILES)) == 0
 
