@@ -7,7 +7,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.cli import main
 from gpubackprop.executors import Job, compiled
-from gpubackprop.executors.compiled import outer_step, plans, source
+from gpubackprop.executors.compiled import formulas, outer_step, plans
 
 pytest.importorskip("typer")
 pytest.importorskip("numba")
@@ -48,7 +48,7 @@ def test_everything_that_is_made_for_a_job_of_the_table(monkeypatch):
         job = Job(net.model, net.backend, optimizer, 1, False, 0)
         assert plans.steps_outer(job, masked=False)
         assert outer_step.write_outer_step(net.model.dtype, optimizer)[0] in texts
-        assert source.write_formulas(net.model, optimizer).text in texts
+        assert formulas.write_formulas(net.model, optimizer).text in texts
 
 
 def test_warm_says_why_it_cannot(monkeypatch, capsys):

@@ -17,7 +17,7 @@ from gpubackprop.executors import Job, cpu_cost
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import cache, source, tables
+from gpubackprop.executors.compiled import cache, formulas, source, tables
 
 HIDDEN = [name for name, entry in gb.ACTIVATIONS.items() if entry.elementwise]
 RNG = np.random.default_rng(0)
@@ -446,14 +446,14 @@ def test_functions_are_within_4_ulp(name, dtype):
 
 def program():
     net = gb.Network([9, 3], backend="numpy", dtype="float64")
-    return source.write_formulas(net.model, gb.SGD(0.1)).text
+    return formulas.write_formulas(net.model, gb.SGD(0.1)).text
 
 
 def test_sizes_and_numbers_need_no_program_of_their_own():
     def text(sizes, slope, rate):
         hidden = gb.LEAKY_RELU(slope=slope) if hasattr(gb, "LEAKY_RELU") else "leaky_relu"
         net = gb.Network(sizes, hidden, backend="numpy")
-        return source.write_formulas(net.model, gb.SGD(rate, momentum=rate)).text
+        return formulas.write_formulas(net.model, gb.SGD(rate, momentum=rate)).text
 
     assert text([9, 5, 3], 0.1, 0.5) == text([4, 7, 8, 2], 0.2, 0.9)
 

@@ -14,7 +14,7 @@ from gpubackprop.expressions import Expression
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import outer_step, plans, source
+from gpubackprop.executors.compiled import formulas, outer_step, plans
 
 N = 61
 RNG = np.random.default_rng(0)
@@ -194,14 +194,14 @@ def test_numbers_are_not_part_of_the_text():
 def test_formulas_are_printed_once_for_equal_ones():
     """One of a user's own makes its formulas anew at each look, and need not be hashable."""
     model = job(gb.SGD(0.1))[1].model
-    one, two = (source.write_formulas(model, Clashing(0.1)) for _ in range(2))
+    one, two = (formulas.write_formulas(model, Clashing(0.1)) for _ in range(2))
     assert one is two
 
     class Listed(Clashing):
         __hash__ = None
 
-    assert source.write_formulas(model, Listed(0.1)) is one
+    assert formulas.write_formulas(model, Listed(0.1)) is one
     for other in (Clashing(0.1, l2=0.1), Clashing(0.1, weight_decay=0.1), gb.Adam()):
-        assert source.write_formulas(model, other) != one
-    values = [source.write_formulas(model, gb.Adam(beta1=b)).constants for b in (0.5, 0.25)]
+        assert formulas.write_formulas(model, other) != one
+    values = [formulas.write_formulas(model, gb.Adam(beta1=b)).constants for b in (0.5, 0.25)]
     assert values[0] != values[1]

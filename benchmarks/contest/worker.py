@@ -16,6 +16,9 @@ from contest.engines import ENGINES, Entry
 
 #: An epoch that takes longer is cut.
 LONG_EPOCH = 1.5
+#: A call has at least so many epochs of one update: ours makes its memory ready at each call, the
+#: peers when they are made, and nobody trains with one update.
+LEAST_UPDATES = 4
 _KIBI = 1024
 
 
@@ -63,15 +66,17 @@ class Server:
         if each * cell.rows > LONG_EPOCH and not cell.full:
             batches = max(round(LONG_EPOCH / 2 / (each * cell.batch_size)), 1)
             self.rows = min(batches * cell.batch_size, cell.rows)
-        self.k, epoch = 1, self._epochs(1)  # which compiles, in some engines
+        least = LEAST_UPDATES if cell.full else 1
+        self.k, epoch = least, self._epochs(1)  # which compiles, in some engines
         # A call of few rows tells little where it takes long to begin.
         if each * self.rows < 2 * LONG_EPOCH:
             epoch = self._epochs(1)
         if min(epoch, each * self.rows) > LONG_EPOCH / 3:
-            return {"epochs": 1, "rows": self.rows, "seconds": min(epoch, each * self.rows)}
+            epoch = min(epoch, each * self.rows)
+            return {"epochs": least, "rows": self.rows, "seconds": least * epoch}
         while True:
             epoch = self._epochs(self.k)
-            wanted = max(1, round(seconds / max(epoch, 1e-9)))
+            wanted = max(least, round(seconds / max(epoch, 1e-9)))
             if self.k * epoch > seconds / 2 or wanted <= self.k:
                 self.k = wanted
                 return {"epochs": self.k, "rows": self.rows, "seconds": wanted * epoch}

@@ -9,10 +9,11 @@ from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
 from gpubackprop.executors.compiled.cache import folder
 from gpubackprop.executors.compiled.executor import Compiled
+from gpubackprop.executors.compiled.formulas import write_activations, write_formulas
 from gpubackprop.executors.compiled.loaded import LoadedLoop
 from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.shuffle import write_shuffle
-from gpubackprop.executors.compiled.source import LOOPS, write_activations, write_formulas
+from gpubackprop.executors.compiled.source import LOOPS
 from gpubackprop.executors.compiled.usable import problem
 from gpubackprop.model import Model
 from gpubackprop.optimizers import SGD, Adam, AdamW, Optimizer

@@ -12,12 +12,12 @@ from gpubackprop.data import Source
 from gpubackprop.executors import prediction
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import cache, fixed, predictor, usable
+from gpubackprop.executors.compiled.formulas import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
 from gpubackprop.executors.compiled.plans import loop_of, steps_outer
 from gpubackprop.executors.compiled.shuffle import pays, shuffle
-from gpubackprop.executors.compiled.source import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
 from gpubackprop.executors.compiled.tables import (
     Memory,

@@ -5,7 +5,7 @@ import numpy as np
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import linear, plans
-from gpubackprop.executors.compiled.source import Program
+from gpubackprop.executors.compiled.formulas import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
     keeps_z,

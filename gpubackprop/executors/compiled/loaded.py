@@ -4,12 +4,12 @@ import numpy as np
 
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import amx, cache, fixed, plans
+from gpubackprop.executors.compiled.formulas import write_formulas
 from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.source import (
     KERNELS,
     LOOPS,
     PLACES,
-    write_formulas,
     write_kernels,
     write_loop,
 )

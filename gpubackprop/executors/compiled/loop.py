@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     rows_at: Any = None
     mix: Any = None
     is_finite: Any = None
-    call: Any = None  # the address of one of `source.FORMULAS`, then seven integers
+    call: Any = None  # the address of one of `formulas.FORMULAS`, then seven integers
     call_long: Any = None  # the address of what `outer_step` has printed, then fourteen
     TILES: int = 2
 

@@ -9,9 +9,9 @@ import functools
 
 import numpy as np
 
+from gpubackprop.executors.compiled.formulas import by_address, join, scalar_places, step_scalars
 from gpubackprop.executors.compiled.header import header
 from gpubackprop.executors.compiled.printer import Constants, to_statements
-from gpubackprop.executors.compiled.source import by_address, join, scalar_places, step_scalars
 from gpubackprop.expressions import Expression
 from gpubackprop.optimizers import Optimizer
 

@@ -8,8 +8,8 @@ from gpubackprop.backends import blas
 from gpubackprop.backprop import SLICE
 from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import cache, usable
+from gpubackprop.executors.compiled.formulas import write_activations
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
-from gpubackprop.executors.compiled.source import write_activations
 from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_PRODUCTS, bounds
 from gpubackprop.executors.compiled.tables import (
     FEW_ROWS,

@@ -12,8 +12,8 @@ import numpy as np
 
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import cache
+from gpubackprop.executors.compiled.formulas import join
 from gpubackprop.executors.compiled.header import header
-from gpubackprop.executors.compiled.source import join
 
 #: Seconds to compile it and to load it, and what it saves by row, on one core of a Xeon of 2023.
 COMPILE_SECONDS, LOAD_SECONDS, SAVED = 0.5, 0.02, 14e-9

@@ -14,7 +14,7 @@ from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import amx
-from gpubackprop.executors.compiled.source import FORMULAS, Program
+from gpubackprop.executors.compiled.formulas import FORMULAS, Program
 from gpubackprop.executors.compiled.tables import (
     Workspace,
     own_layers,
@@ -94,7 +94,7 @@ class Split:
     parts : int
         >= 2.
     formulas : dict of str to int
-        Addresses of `source.FORMULAS`.
+        Addresses of `formulas.FORMULAS`.
     call : callable
         Runs the compiled loop, given its arguments by name.
     state : State

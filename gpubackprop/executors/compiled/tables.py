@@ -12,7 +12,7 @@ from gpubackprop import dropout
 from gpubackprop.backends import blas
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.compiled import amx
-from gpubackprop.executors.compiled.source import Program
+from gpubackprop.executors.compiled.formulas import Program
 from gpubackprop.executors.compiled.vectors import processor
 from gpubackprop.model import Model
 
