@@ -59,11 +59,9 @@ def blas_threads(job: Job, loop: str) -> int | None:
     idle = loop == "fixed" or (loop == "direct" and all(own_layers(job.model)))
     if job.threads == 1 or idle or not can_limit():
         return None
-    if parts_of(job, loop) > 1:
-        return 1
     largest = max(m * k for m, k in job.model.layout.shapes)
-    rows = job.batch_size or 0
-    return None if largest >= LARGE_LAYER and rows >= LARGE_LAYER_ROWS else 1
+    large = largest >= LARGE_LAYER and (job.batch_size or 0) >= LARGE_LAYER_ROWS
+    return None if large and parts_of(job, loop) == 1 else 1
 
 
 def bounds(n: int, parts: int, step: int) -> list[int]:
