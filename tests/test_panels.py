@@ -134,7 +134,7 @@ def parameters(net):
 
 
 #: Layers that the matrix unit does, beside narrow ones and between them.
-NETWORKS = [[784, 256, 128, 10], [100, 300, 70, 5], [70, 8, 130, 90]]
+NETWORKS = [[784, 256, 128, 10], [100, 300, 70, 5], [70, 8, 130, 90], [300, 40, 5]]
 OPTIMIZERS = [gb.SGD(0.05), gb.SGD(0.05, momentum=0.9), gb.Adam(0.001, weight_decay=0.01)]
 
 
@@ -188,6 +188,9 @@ def test_the_choice_of_what_does_a_product(monkeypatch):
     assert 3 not in tables.product_kinds(net.model, 63)
     assert 3 not in tables.product_kinds(double.model, 256)
     assert 3 not in tables.product_kinds(net.model, 256, blas_threads=3)
+    narrow = gb.Network([784, 30, 10], output="softmax", backend="numpy")
+    assert tables.product_kinds(narrow.model, 512) == [3, 2]
+    assert tables.product_kinds(narrow.model, 511) == [2, 2]
     monkeypatch.setattr(amx, "_is_there", lambda: False)
     assert 3 not in tables.product_kinds(net.model, 256)
 

@@ -88,51 +88,82 @@ def end_tiles(context):
 PAIRS = ((1, 3), (1, 2), (2, 2), (2, 1), (1, 1), (3, 1))
 
 
-def multiply_text():
-    """Multiply two panels, at $0 and $1, for $2 steps of the depth; $6 is a tile's pitch."""
-    lines, before, near = ["1:"], (0, 0), 0
-    for pair in PAIRS:
+def products_of(pairs, pitch):
+    """Return the instructions that multiply such parts of a step, at $0 and $1."""
+    lines, before = [], (0, 0)
+    for pair in pairs:
         for which, register, panel in ((0, 4, 0), (1, 6, 1)):
             if pair[which] != before[which]:
                 at = 2048 * (pair[which] - 1)
                 lines += [
-                    f"tileloadd {at + 1024 * i}(${panel},$6,1), %tmm{register + i}" for i in (0, 1)
+                    f"tileloadd {at + 1024 * i}(${panel},{pitch},1), %tmm{register + i}"
+                    for i in (0, 1)
                 ]
-        for i in (0, 1):
-            for j in (0, 1):
-                lines.append(f"tdpbf16ps %tmm{6 + j}, %tmm{4 + i}, %tmm{2 * i + j}")
-                # The next step's lines, a share behind each product.
-                for line in range(near, near + 8):
-                    lines.append(f"prefetcht0 {6144 + 64 * (line // 2)}(${line % 2})")
-                near += 8
+        lines += [
+            f"tdpbf16ps %tmm{6 + j}, %tmm{4 + i}, %tmm{2 * i + j}" for i in (0, 1) for j in (0, 1)
+        ]
         before = pair
+    return lines
+
+
+def multiply_text():
+    """Multiply two panels, at $0 and $1, for $2 steps of the depth; $6 is a tile's pitch."""
+    lines, near = ["1:"], 0
+    for line in products_of(PAIRS, "$6"):
+        lines.append(line)
+        if line.startswith("tdp"):
+            # The next step's lines, a share behind each product.
+            for n in range(near, near + 8):
+                lines.append(f"prefetcht0 {6144 + 64 * (n // 2)}(${n % 2})")
+            near += 8
     return "\\n".join([*lines, "add $$6144, $0", "add $$6144, $1", "dec $2", "jnz 1b"])
 
 
 MULTIPLY = multiply_text()
+HALVES = products_of(PAIRS[:3], "$2"), products_of(PAIRS[3:], "$2")
 
 
 @intrinsic
-def multiply_panels(context, A, B, steps, C, c_pitch):
-    """Write the product of two panels to C, 32 by 32 numbers."""
+def begin_sums(context):
+    """Let the sums of a block of 32 by 32 numbers be 0."""
 
     def build(target, builder, signature, arguments):
-        A, B, steps, C, c_pitch = arguments
         for i in range(4):
             assembly(builder, f"tilezero %tmm{i}")
+        return target.get_dummy_value()
+
+    return types.void(), build
+
+
+@intrinsic
+def add_products(context, A, B, steps):
+    """Add the product of two panels, of so many steps of the depth, to the sums."""
+
+    def build(target, builder, signature, arguments):
+        A, B, steps = arguments
         # Both pointers and the count change.
         kind = ir.FunctionType(ir.LiteralStructType([WHOLE] * 3), [WHOLE] * 4)
         constraints = "=&r,=&r,=&r,0,1,2,r,~{memory},~{cc}"
         given = [bytes_at(builder, A), bytes_at(builder, B), steps, whole(64)]
         builder.asm(kind, MULTIPLY, constraints, given, True)
-        at, pitch = bytes_at(builder, C), bytes_at(builder, c_pitch)
+        return target.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), build
+
+
+@intrinsic
+def write_sums(context, C, c_pitch):
+    """Write the sums to C."""
+
+    def build(target, builder, signature, arguments):
+        at, pitch = (bytes_at(builder, one) for one in arguments)
         for i in range(4):
             place = builder.add(at, builder.mul(pitch, whole(16 * (i // 2))))
             place = builder.add(place, whole(64 * (i % 2)))
             assembly(builder, f"tilestored %tmm{i}, ($0,$1,1)", place, pitch)
         return target.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), build
+    return types.void(types.int64, types.int64), build
 
 
 def write_parts(builder, one, two, out):
@@ -180,40 +211,72 @@ def exchanged(builder, lines):
 
 
 @intrinsic
-def split_tile(context, turned, one, two, pitch, rows, more_rows, n, more_n, factor, out):
+def split_tile(
+    context, turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, A, B, half,
+):
     """Write a tile of each part of two blocks of 16 by 16 numbers times a factor.
 
-    Of the blocks at `one` and `two` so many rows and numbers count.
+    Of the blocks at `one` and `two` so many rows and numbers count. Unless A is 0, half of the
+    products of a step of two panels, at A and B, are added to the sums meanwhile.
     """
 
     def build(target, builder, signature, arguments):
-        turned, one, two, pitch, rows, more_rows, n, more_n, factor, out = arguments
-        factor = spread(builder, factor)
+        turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, A, B, half = arguments
+        factor, a, b = spread(builder, factor), bytes_at(builder, A), bytes_at(builder, B)
         complete = ir.Constant(ir.IntType(1), 1)
         for count in (rows, more_rows, n, more_n):
             complete = builder.and_(complete, builder.icmp_signed(">=", count, whole(LANES)))
+        aside = [cgutils.alloca_once(builder, ir.ArrayType(NUMBER, LANES * LANES)) for _ in "xy"]
+        for place in aside:
+            place.align = 64
+        aside = [builder.sdiv(builder.ptrtoint(place, WHOLE), whole(4)) for place in aside]
+        # Where the rows of both blocks are, and how far apart.
+        places = [cgutils.alloca_once_value(builder, value) for value in (one, two, pitch)]
+        for place, value in zip(places, (one, two, pitch)):
+            builder.store(value, place)
 
-        def finish(rows, more_rows, n, more_n):
-            with builder.if_else(builder.icmp_signed("!=", turned, whole(0))) as (then, otherwise):
-                for branch, turns in (then, True), (otherwise, False):
-                    with branch:
-                        pairs = []
-                        for at, r, k in (one, rows, n), (two, more_rows, more_n):
-                            block = rows_of(builder, at, pitch, r, k)
-                            pairs.append(exchanged(builder, block) if turns else block)
-                        for i, (x, y) in enumerate(zip(*pairs)):
-                            x, y = builder.fmul(x, factor), builder.fmul(y, factor)
-                            write_parts(builder, x, y, builder.add(out, whole(16 * i)))
+        def put_aside(turns, *counts):
+            for at, to, r, k in zip((one, two), aside, counts[::2], counts[1::2]):
+                block = rows_of(builder, at, pitch, r, k)
+                for i, line in enumerate(exchanged(builder, block) if turns else block):
+                    write_vector(builder, line, builder.add(to, whole(16 * i)))
+            for place, value in zip(places, (*aside, whole(LANES))):
+                builder.store(value, place)
 
+        turns = builder.icmp_signed("!=", turned, whole(0))
         with builder.if_else(complete) as (then, otherwise):
+            with then, builder.if_then(turns):
+                put_aside(True, None, None, None, None)
+            with otherwise, builder.if_else(turns) as (then, otherwise):
+                with then:
+                    put_aside(True, rows, n, more_rows, more_n)
+                with otherwise:
+                    put_aside(False, rows, n, more_rows, more_n)
+
+        def split(products):
+            one, two, pitch = (builder.load(place) for place in places)
+            width = len(products) / LANES
+            for i in range(LANES):
+                down = builder.mul(whole(i), pitch)
+                pair = [read_vector(builder, builder.add(at, down)) for at in (one, two)]
+                pair = [builder.fmul(value, factor) for value in pair]
+                write_parts(builder, *pair, builder.add(out, whole(16 * i)))
+                for line in products[int(i * width) : int((i + 1) * width)]:
+                    assembly(builder, line, a, b, whole(64))
+
+        first = builder.icmp_signed("==", half, whole(0))
+        with builder.if_else(builder.icmp_signed("==", A, whole(0))) as (then, otherwise):
             with then:
-                finish(None, None, None, None)
-            with otherwise:
-                finish(rows, more_rows, n, more_n)
+                split(())
+            with otherwise, builder.if_else(first) as (then, otherwise):
+                with then:
+                    split(HALVES[0])
+                with otherwise:
+                    split(HALVES[1])
         return target.get_dummy_value()
 
-    number = types.float32
-    return types.void(*[types.int64] * 8, number, types.int64), build
+    number, place = types.float32, types.int64
+    return types.void(*[place] * 8, number, *[place] * 4), build
 '''
 
 

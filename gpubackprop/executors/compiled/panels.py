@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     numbers: Any = None  # position -> pointer to float32
     begin_tiles: Any = None
     end_tiles: Any = None
-    multiply_panels: Any = None
+    begin_sums: Any = None
+    add_products: Any = None
+    write_sums: Any = None
     split_tile: Any = None
     T: Any = None  # float32
     ONE: int = 16  # where the room has a number 1
@@ -23,62 +25,109 @@ if TYPE_CHECKING:
     HIGH: int = 2048  # rows of A whose panels are kept for all columns of B
 
 
+def _split_step(
+    X: int, pitch: int, along: int, turned: int, lines: int, depth: int, factor: int, out: int,
+    A: int, B: int,
+) -> None:  # fmt: skip
+    """Write up to 32 lines of a matrix, and 32 of their numbers, as a step of a panel.
+
+    Lines are its rows if `along`, else columns. Unless A is 0, the product of two other steps, at A
+    and B, is added to the sums meanwhile.
+    """
+    for line in range(0, PANEL, 16):
+        left = lines - line
+        if along:
+            at = X + line * pitch
+            split_tile(
+                turned, at, at + 16, pitch, left, left, depth, depth - 16, numbers(factor)[0],
+                out, A, B, line // 16,
+            )  # fmt: skip
+        else:
+            at = X + line
+            split_tile(
+                turned, at, at + 16 * pitch, pitch, depth, depth - 16, left, left,
+                numbers(factor)[0], out, A, B, line // 16,
+            )  # fmt: skip
+        out += 256
+
+
 def _split_panel(
     X: int, pitch: int, along: int, turned: int, lines: int, depth: int, factor: int, out: int
 ) -> None:
-    """Write up to 32 lines of a matrix as a panel; lines are its rows if `along`, else columns."""
+    """Write up to 32 lines as a panel."""
+    down = PANEL
+    if along == 0:
+        down = PANEL * pitch
     for k in range(0, depth, PANEL):
-        for line in range(0, PANEL, 16):
-            n, left = depth - k, lines - line
-            if along:
-                at = X + line * pitch + k
-                split_tile(
-                    turned, at, at + 16, pitch, left, left, n, n - 16, numbers(factor)[0], out
-                )
+        _split_step(X, pitch, along, turned, lines, depth - k, factor, out, 0, 0)
+        X += down
+        out += STEP
+
+
+def _finish_block(C: int, c_pitch: int, m: int, n: int, keeps: int, bias: int, block: int) -> None:
+    """Write the sums of a block to C, of which (m, n) count, plus what is there or a bias."""
+    if keeps == 0 and bias == 0 and m >= PANEL and n >= PANEL:
+        write_sums(C, c_pitch)
+    else:
+        write_sums(block, PANEL)
+        for r in range(min(m, PANEL)):
+            source, out, start = numbers(block + r * PANEL), numbers(C + r * c_pitch), T(0)
+            if bias != 0:
+                start = numbers(bias)[r]
+            if keeps:
+                for c in range(min(n, PANEL)):
+                    out[c] += source[c]
             else:
-                at = X + k * pitch + line
-                split_tile(
-                    turned, at, at + 16 * pitch, pitch, n, n - 16, left, left, numbers(factor)[0],
-                    out,
-                )  # fmt: skip
-            out += 256
-        out += STEP - 512
+                for c in range(min(n, PANEL)):
+                    out[c] = source[c] + start
 
 
-def _finish_block(block: int, C: int, c_pitch: int, m: int, n: int, keeps: int, bias: int) -> None:
-    """Write a block of 32 by 32 sums to C, of which (m, n) count, plus what is there or a bias."""
-    for r in range(m):
-        source, out, start = numbers(block + r * PANEL), numbers(C + r * c_pitch), T(0)
-        if bias != 0:
-            start = numbers(bias)[r]
-        if keeps:
-            for c in range(n):
-                out[c] += source[c]
-        else:
-            for c in range(n):
-                out[c] = source[c] + start
+def _split_and_multiply(
+    a: int, X: int, pitch: int, along: int, lines: int, depth: int, one: int, out: int, stays: int
+) -> None:
+    """Write columns of B as a panel, and add its product with a panel of A to the sums.
+
+    The matrix unit multiplies one step while the next is split. If it stays, the panel is whole
+    afterwards; else two steps take turns, which are nearer.
+    """
+    down, before = PANEL, out
+    if along == 0:
+        down = PANEL * pitch
+    for k in range(0, depth, PANEL):
+        step = k // PANEL
+        at = out + step * STEP
+        if stays == 0:
+            at = out + step % 2 * STEP
+        other = 0
+        if k > 0:
+            other = a + (step - 1) * STEP
+        _split_step(X, pitch, along, along, lines, depth - k, one, at, other, before)
+        before = at
+        X += down
+    add_products(a + (depth - 1) // PANEL * STEP, before, 1)
 
 
 def _multiply_panels(
-    a: int, b: int, steps: int, C: int, c_pitch: int, m: int, n: int, keeps: int, bias: int,
-    block: int,
+    a: int, size: int, B: int, b_pitch: int, b_along: int, b_step: int, depth: int, one: int,
+    b: int, C: int, c_pitch: int, m: int, n: int, keeps: int, bias: int, block: int,
 ) -> None:  # fmt: skip
-    """Multiply the panels of m rows with those of n columns.
-
-    Sums begin at 0: from a weight, each small product would be lost in its last bit.
-    """
-    for i in range(0, m, PANEL):
-        panel, below = a + i // PANEL * steps * STEP, 0
+    """Multiply all panels of A with columns of B, which are split beside the first."""
+    for q in range(0, n, PANEL):
+        panel = b
+        if m > PANEL:
+            panel = b + q // PANEL * size
+        begin_sums()
+        at = B + q * b_step
+        _split_and_multiply(a, at, b_pitch, b_along, n - q, depth, one, panel, int(m > PANEL))
+        _finish_block(C + q, c_pitch, m, n - q, keeps, bias, block)
+    for i in range(PANEL, m, PANEL):
+        below = 0
         if bias != 0:
             below = bias + i
-        for j in range(0, n, PANEL):
-            other, at = b + j // PANEL * steps * STEP, C + i * c_pitch + j
-            rows, columns = min(PANEL, m - i), min(PANEL, n - j)
-            if keeps == 0 and bias == 0 and rows == PANEL and columns == PANEL:
-                multiply_panels(panel, other, steps, at, c_pitch)
-            else:
-                multiply_panels(panel, other, steps, block, PANEL)
-                _finish_block(block, at, c_pitch, rows, columns, keeps, below)
+        for q in range(0, n, PANEL):
+            begin_sums()
+            add_products(a + i // PANEL * size, b + q // PANEL * size, size // STEP)
+            _finish_block(C + i * c_pitch + q, c_pitch, m - i, n - q, keeps, below, block)
 
 
 def multiply_split(
@@ -89,7 +138,8 @@ def multiply_split(
 
     If `a_along`, rows of A are `a_pitch` apart, else its columns are; if `b_along`, columns of B
     are, else its rows. ``factors[1]`` is 0 or 1, and where it is 1 there is no bias. `room` is what
-    `amx.room` and `amx.settings` tell.
+    `amx.room` and `amx.settings` tell. Sums begin at 0: from a weight, each small product would be
+    lost in its last bit.
     """
     begin_tiles(room)
     one, block = room + ONE, room + SCRATCH
@@ -102,25 +152,20 @@ def multiply_split(
         high = min(HIGH, m - i)
         for p in range(0, depth, DEEP):
             deep, start = min(DEEP, depth - p), 0
-            steps, keeps = (deep + PANEL - 1) // PANEL, int(p > 0 or numbers(factors)[1] != T(0))
+            size = (deep + PANEL - 1) // PANEL * STEP
+            keeps = int(p > 0 or numbers(factors)[1] != T(0))
             if bias != 0 and p == 0:
                 start = bias + i
             a = block + PANEL * PANEL
-            b = a + (high + PANEL - 1) // PANEL * steps * STEP
+            b = a + (high + PANEL - 1) // PANEL * size
             for k in range(0, high, PANEL):
-                at = A + (i + k) * a_step + p * a_down
                 _split_panel(
-                    at, a_pitch, a_along, 1 - a_along, high - k, deep, factors,
-                    a + k // PANEL * steps * STEP,
+                    A + (i + k) * a_step + p * a_down, a_pitch, a_along, 1 - a_along, high - k,
+                    deep, factors, a + k // PANEL * size,
                 )  # fmt: skip
             for q in range(0, n, BROAD):
-                broad = min(BROAD, n - q)
-                for k in range(0, broad, PANEL):
-                    at = B + (q + k) * b_step + p * b_down
-                    _split_panel(
-                        at, b_pitch, b_along, b_along, broad - k, deep, one,
-                        b + k // PANEL * steps * STEP,
-                    )  # fmt: skip
-                at = C + i * c_pitch + q
-                _multiply_panels(a, b, steps, at, c_pitch, high, broad, keeps, start, block)
+                _multiply_panels(
+                    a, size, B + q * b_step + p * b_down, b_pitch, b_along, b_step, deep, one, b,
+                    C + i * c_pitch + q, c_pitch, high, min(BROAD, n - q), keeps, start, block,
+                )  # fmt: skip
     end_tiles()
