@@ -219,7 +219,7 @@ class NumpyBackend(Backend):
 
     def descend(self, delta: Array, a: Array, rate: float, W: Array, b: Array | None) -> None:
         """Step W and b: by BLAS where that is large, else by blocks of W's rows."""
-        if len(delta) > 1 and delta.size * a.shape[1] >= LARGE:
+        if delta.size * a.shape[1] >= LARGE:
             library = blas.for_arrays()
             if library is not None and self._by_blas(library, delta.T, a, W, -rate, 1):
                 if b is not None:

@@ -39,20 +39,20 @@ def _is_there() -> bool:
     """Ask the processor and, once for a process, the kernel."""
     if not processor.has_matrix_unit() or vectors.processor()[0] != 64:
         return False
-    import llvmlite.binding
-
-    llvmlite.binding.initialize_native_asmparser()  # the instructions are written as text
     return int(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILES)) == 0
 
 
 #: Behind `vectors.vectors("float32")`. Of a panel of 32 lines, each 32 numbers of the depth are six
 #: tiles of 16 lines: the first parts of both halves, the second parts, the third.
 _INSTRUCTIONS = '''
+from llvmlite import binding
+
 PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH = {sizes}
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def assembly(builder, text, *arguments):
+    binding.initialize_native_asmparser()  # what comes from the cache needs none
     kind = ir.FunctionType(ir.VoidType(), [one.type for one in arguments])
     constraints = ",".join([*["r"] * len(arguments), "~{memory}"])
     builder.asm(kind, text, constraints, arguments, True)
@@ -140,6 +140,7 @@ def add_products(context, A, B, steps):
     """Add the product of two panels, of so many steps of the depth, to the sums."""
 
     def build(target, builder, signature, arguments):
+        binding.initialize_native_asmparser()
         A, B, steps = arguments
         # Both pointers and the count change.
         kind = ir.FunctionType(ir.LiteralStructType([WHOLE] * 3), [WHOLE] * 4)
