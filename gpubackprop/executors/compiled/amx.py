@@ -22,6 +22,8 @@ PANEL, STEP = 32, 1536
 #: cache then; rows of A whose panels are kept for all columns of B. Less depth reads and writes C
 #: more often: at 256 products of 2,048 by 2,048 were 3 % slower.
 DEEP, BROAD, HIGH = 512, 256, 2048
+#: Steps of the depth that are brought near before they are split.
+AHEAD = 2
 #: Where a product's room has a number 1, and its first scratch tile.
 ONE, SCRATCH = 16, 32
 #: The request to the Linux kernel to let this process use the tiles' registers (arch_prctl's number
@@ -47,7 +49,7 @@ def _is_there() -> bool:
 _INSTRUCTIONS = '''
 from llvmlite import binding
 
-PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH = {sizes}
+PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH, NEXT = {sizes}
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
 
@@ -214,15 +216,18 @@ def exchanged(builder, lines):
 @intrinsic
 def split_tile(
     context, turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, A, B, half,
+    ahead,
 ):
     """Write a tile of each part of two blocks of 16 by 16 numbers times a factor.
 
     Of the blocks at `one` and `two` so many rows and numbers count. Unless A is 0, half of the
-    products of a step of two panels, at A and B, are added to the sums meanwhile.
+    products of a step of two panels, at A and B, are added to the sums meanwhile. What is `ahead`
+    is brought near: rows lie in other pages than their neighbours, which no processor foresees.
     """
 
     def build(target, builder, signature, arguments):
-        turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, A, B, half = arguments
+        turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, *products = arguments
+        A, B, half, ahead = products
         factor, a, b = spread(builder, factor), bytes_at(builder, A), bytes_at(builder, B)
         complete = ir.Constant(ir.IntType(1), 1)
         for count in (rows, more_rows, n, more_n):
@@ -255,12 +260,15 @@ def split_tile(
                     put_aside(False, rows, n, more_rows, more_n)
 
         def split(products):
-            one, two, pitch = (builder.load(place) for place in places)
+            *starts, distance = (builder.load(place) for place in places)
             width = len(products) / LANES
             for i in range(LANES):
-                down = builder.mul(whole(i), pitch)
-                pair = [read_vector(builder, builder.add(at, down)) for at in (one, two)]
+                down = builder.mul(whole(i), distance)
+                pair = [read_vector(builder, builder.add(at, down)) for at in starts]
                 pair = [builder.fmul(value, factor) for value in pair]
+                for at in (one, two):
+                    near = builder.add(builder.add(at, ahead), builder.mul(whole(i), pitch))
+                    assembly(builder, "prefetcht0 ($0)", bytes_at(builder, near))
                 write_parts(builder, *pair, builder.add(out, whole(16 * i)))
                 for line in products[int(i * width) : int((i + 1) * width)]:
                     assembly(builder, line, a, b, whole(64))
@@ -277,13 +285,13 @@ def split_tile(
         return target.get_dummy_value()
 
     number, place = types.float32, types.int64
-    return types.void(*[place] * 8, number, *[place] * 4), build
+    return types.void(*[place] * 8, number, *[place] * 5), build
 '''
 
 
 def instructions() -> str:
     """Return the text of the instructions, which goes behind that of `vectors`."""
-    sizes = ", ".join(map(str, (PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH)))
+    sizes = ", ".join(map(str, (PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH, AHEAD * PANEL)))
     return _INSTRUCTIONS.replace("{sizes}", sizes)
 
 

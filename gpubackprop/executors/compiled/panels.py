@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     SCRATCH: int = 32  # and a block of 32 by 32 numbers, before the panels
     PANEL: int = 32  # lines of a panel, and numbers of a step of the depth
     STEP: int = 1536  # what a panel takes for a step, in float32 numbers
+    NEXT: int = 64  # how far ahead, in numbers of the depth, what is split next is brought near
     DEEP: int = 512  # of the depth, what is multiplied before the next
     BROAD: int = 256  # columns of B whose panels stay in the second cache
     HIGH: int = 2048  # rows of A whose panels are kept for all columns of B
@@ -40,13 +41,13 @@ def _split_step(
             at = X + line * pitch
             split_tile(
                 turned, at, at + 16, pitch, left, left, depth, depth - 16, numbers(factor)[0],
-                out, A, B, line // 16,
+                out, A, B, line // 16, NEXT,
             )  # fmt: skip
         else:
             at = X + line
             split_tile(
                 turned, at, at + 16 * pitch, pitch, depth, depth - 16, left, left,
-                numbers(factor)[0], out, A, B, line // 16,
+                numbers(factor)[0], out, A, B, line // 16, NEXT * pitch,
             )  # fmt: skip
         out += 256
 
