@@ -225,6 +225,7 @@ EPYC = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: sse2 avx2 avx512f\
 
 @pytest.mark.parametrize(("text", "unit", "amd"), [(XEON, True, False), (EPYC, False, True)])
 def test_what_linux_tells_of_a_processor(text, unit, amd, monkeypatch):
+    monkeypatch.delenv("GPUBACKPROP_AMX", raising=False)
     monkeypatch.setattr(processor, "open", lambda path: io.StringIO(text), raising=False)
     processor._lines.cache_clear()
     try:
