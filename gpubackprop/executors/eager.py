@@ -158,7 +158,8 @@ class Eager:
         """Write `scale` times the gradient of some rows' summed loss into `out`, and that sum; with
         a rate, step `out`, which are the parameters, by it instead.
         """
-        n, at_once = len(X), self._rows_at_once(len(X))
+        backend, model, n = self.job.backend, self.job.model, len(X)
+        at_once = self._rows_at_once(n)
         if self.fused is not None:
             ws, row = self.workspace(n), None if dropping is None else dropping.first
             self.fused.gradient(X, Y, w, scale, parameters, ws, out, loss, row)
@@ -170,32 +171,19 @@ class Eager:
                 rate = -1.0  # added to what the first piece has written
                 if dropping is not None:
                     dropping = Dropping(dropping.seed, dropping.step, dropping.first + at_once)
-            value = self._part if first else loss
-            self._piece(X[part], Y[part], w_part, scale, parameters, out, dropping, value, rate)
+            x, y, value = X[part], Y[part], self._part if first else loss
+            ws = self.workspace(len(x))
+            backprop.forward(backend, model, parameters, x, ws, dropping)
+            backend.loss(model, ws, y, w_part, value)
+            backprop.gradient(
+                backend, model, parameters, x, y, w_part, scale, ws, out, dropping, rate
+            )
             if first:
-                self.job.backend.add(value, loss)
+                backend.add(value, loss)
 
     def _rows_at_once(self, n: int) -> int:
         pieces = self.job.backend.descends and n >= _PIECES * self._piece_rows
         return self._piece_rows if pieces else n
-
-    def _piece(
-        self,
-        X: Array,
-        Y: Array,
-        w: Array | None,
-        scale: float,
-        parameters: Parameters,
-        out: Parameters,
-        dropping: Dropping | None,
-        loss: Array,
-        rate: float | None,
-    ) -> None:
-        """Pass rows forward and back: write their loss, and the gradient, or take it off `out`."""
-        backend, model, ws = self.job.backend, self.job.model, self.workspace(len(X))
-        backprop.forward(backend, model, parameters, X, ws, dropping)
-        backend.loss(model, ws, Y, w, loss)
-        backprop.gradient(backend, model, parameters, X, Y, w, scale, ws, out, dropping, rate)
 
     def workspace(self, n: int) -> Workspace:
         """Return a workspace of n rows."""

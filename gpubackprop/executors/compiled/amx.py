@@ -49,12 +49,13 @@ def _is_there() -> bool:
 _INSTRUCTIONS = '''
 from llvmlite import binding
 
+binding.initialize_native_asmparser()  # instructions are written as text
+
 PANEL, STEP, DEEP, BROAD, HIGH, ONE, SCRATCH, NEXT = {sizes}
 BITS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def assembly(builder, text, *arguments):
-    binding.initialize_native_asmparser()  # what comes from the cache needs none
     kind = ir.FunctionType(ir.VoidType(), [one.type for one in arguments])
     constraints = ",".join([*["r"] * len(arguments), "~{memory}"])
     builder.asm(kind, text, constraints, arguments, True)
@@ -142,7 +143,6 @@ def add_products(context, A, B, steps):
     """Add the product of two panels, of so many steps of the depth, to the sums."""
 
     def build(target, builder, signature, arguments):
-        binding.initialize_native_asmparser()
         A, B, steps = arguments
         # Both pointers and the count change.
         kind = ir.FunctionType(ir.LiteralStructType([WHOLE] * 3), [WHOLE] * 4)
@@ -198,21 +198,6 @@ def rows_of(builder, X, pitch, rows, n):
     return values
 
 
-def exchanged(builder, lines):
-    """Return the columns of a square block."""
-    distance = 1
-    while distance < LANES:
-        for i in range(LANES):
-            if not i & distance:
-                one, two = lines[i], lines[i + distance]
-                low = [l + LANES - distance if l & distance else l for l in range(LANES)]
-                high = [l + LANES if l & distance else l + distance for l in range(LANES)]
-                lines[i] = builder.shuffle_vector(one, two, ir.Constant(INDICES, low))
-                lines[i + distance] = builder.shuffle_vector(one, two, ir.Constant(INDICES, high))
-        distance *= 2
-    return lines
-
-
 @intrinsic
 def split_tile(
     context, turned, one, two, pitch, rows, more_rows, n, more_n, factor, out, A, B, half,
@@ -238,8 +223,6 @@ def split_tile(
         aside = [builder.sdiv(builder.ptrtoint(place, WHOLE), whole(4)) for place in aside]
         # Where the rows of both blocks are, and how far apart.
         places = [cgutils.alloca_once_value(builder, value) for value in (one, two, pitch)]
-        for place, value in zip(places, (one, two, pitch)):
-            builder.store(value, place)
 
         def put_aside(turns, *counts):
             for at, to, r, k in zip((one, two), aside, counts[::2], counts[1::2]):

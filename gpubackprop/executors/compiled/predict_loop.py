@@ -56,8 +56,7 @@ def predict(
         forward(
             K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
             activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, panels,
-            row, 0, 0,
-            k,
+            row, 0, 0, k,
         )  # fmt: skip
         # Outputs of a batch have a column for each row of X.
         transpose(a[end], iota, k, out + p * m, m, k, m, 0)

@@ -174,6 +174,21 @@ def tile(
     return types.void(*[types.int64] * 12, number, number, types.int64, types.int64), build
 
 
+def exchanged(builder, lines):
+    """Return the columns of a square block."""
+    distance = 1
+    while distance < LANES:
+        for i in range(LANES):
+            if not i & distance:
+                one, two = lines[i], lines[i + distance]
+                low = [l + LANES - distance if l & distance else l for l in range(LANES)]
+                high = [l + LANES if l & distance else l + distance for l in range(LANES)]
+                lines[i] = builder.shuffle_vector(one, two, ir.Constant(INDICES, low))
+                lines[i + distance] = builder.shuffle_vector(one, two, ir.Constant(INDICES, high))
+        distance *= 2
+    return lines
+
+
 @intrinsic
 def transposed(context, X, rows, pitch, out, out_pitch, n, k, bias):
     """Write the rows of a square block as columns, of which n of k numbers count, plus a bias."""
@@ -189,21 +204,9 @@ def transposed(context, X, rows, pitch, out, out_pitch, n, k, bias):
             number = builder.add(rows, builder.select(inside, whole(i), most))
             at = builder.add(X, builder.mul(row_number(builder, number), pitch))
             lines.append(read_vector(builder, at, in_mask))
-        distance = 1
-        while distance < LANES:
-            for i in range(LANES):
-                if not i & distance:
-                    one, two = lines[i], lines[i + distance]
-                    low = [l + LANES - distance if l & distance else l for l in range(LANES)]
-                    high = [l + LANES if l & distance else l + distance for l in range(LANES)]
-                    lines[i] = builder.shuffle_vector(one, two, ir.Constant(INDICES, low))
-                    lines[i + distance] = builder.shuffle_vector(
-                        one, two, ir.Constant(INDICES, high)
-                    )
-            distance *= 2
         has_bias = builder.icmp_signed("!=", bias, whole(0))
         full = builder.icmp_signed(">=", k, whole(LANES))
-        for q, line in enumerate(lines):
+        for q, line in enumerate(exchanged(builder, lines)):
             with builder.if_then(builder.icmp_signed("<", whole(q), n)):
                 value = cgutils.alloca_once_value(builder, line)
                 builder.store(line, value)
