@@ -11,7 +11,7 @@ from random_formulas import NAMES
 
 from gpubackprop import backends
 from gpubackprop.activations import ACTIVATIONS, GELU, RELU, SIGMOID
-from gpubackprop.backends.numpy_backend import BLOCK
+from gpubackprop.backends.numpy_blocks import BLOCK
 from gpubackprop.backends.numpy_printer import to_numpy
 from gpubackprop.expressions import Expression
 from gpubackprop.optimizers import Adam

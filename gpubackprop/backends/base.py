@@ -188,8 +188,11 @@ class Backend:
         """Return the error function of x."""
         return load_erf()(x)
 
-    # ---- operations: forward
-    # ----------------------------------------------------------------------
+    # ---- operations: forward ---------------------------------------------------------------------
+
+    def matmul(self, A: Array, B: Array, out: Array) -> Array:
+        """Return ``out = A @ B``; `out` must not overlap them."""
+        return self.xp.matmul(A, B, out=out)
 
     def affine(self, a: Array, W: Array, b: Array | None, out: Array) -> Array:
         """Return ``out = a @ W.T + b``.
@@ -202,7 +205,7 @@ class Backend:
         out : array of shape (n, n_out)
             Overwritten.
         """
-        self.xp.matmul(a, W.T, out=out)
+        self.matmul(a, W.T, out=out)
         if b is not None:
             out += b
         return out
@@ -278,8 +281,7 @@ class Backend:
         """Return ``out = x * y``, broadcast."""
         return self.xp.multiply(x, y, out=out)
 
-    # ---- operations: loss and deltas
-    # --------------------------------------------------------------
+    # ---- operations: loss and deltas -------------------------------------------------------------
 
     def loss(self, model: Model, ws: Workspace, Y: Array, w: Array | None, out: Array) -> Array:
         """Sum the loss over a batch that went forward.
@@ -412,7 +414,7 @@ class Backend:
         Rumelhart, Hinton and Williams, "Learning internal representations by error propagation",
         1986.
         """
-        self.xp.matmul(delta, W, out=out)
+        self.matmul(delta, W, out=out)
         if mask is not None:
             self.xp.multiply(out, mask, out=out)
         if not activation.linear:
@@ -432,12 +434,11 @@ class Backend:
         db : array of shape (n_out,) or None
             Overwritten.
         """
-        self.xp.matmul(delta.T, a, out=dW)
+        self.matmul(delta.T, a, out=dW)
         if db is not None:
             self.xp.sum(delta, axis=0, out=db)
 
-    # ---- a whole step
-    # ------------------------------------------------------------------------------------
+    # ---- a whole step ----------------------------------------------------------------------------
 
     def descend(self, delta: Array, a: Array, rate: float, W: Array, b: Array | None) -> None:
         """Step ``W -= rate * delta.T @ a`` and ``b -= rate * sum of delta``, where `descends`.
@@ -485,8 +486,7 @@ class Backend:
         """Return why the device cannot multiply in a precision, in words; None if it can."""
         return f"the backend {self.name!r} multiplies in the dtype of its arrays alone"
 
-    # ---- operations: update
-    # -----------------------------------------------------------------------
+    # ---- operations: update ----------------------------------------------------------------------
 
     def add(self, x: Array, out: Array) -> Array:
         """Return ``out += x``."""
