@@ -2,15 +2,14 @@
 
 import itertools
 import math
-import os
 import pickle
-import subprocess
 import sys
 
 import definitions
 import numpy as np
 import pytest
 from conftest import BACKENDS, close, require
+from interpreter import run
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special
 
@@ -612,21 +611,6 @@ def test_erf_without_scipy(monkeypatch):
 # ---- registry ------------------------------------------------------------------------------------
 
 
-def python(code, **environment):
-    """Run code in a fresh process without cpucuda; returns what it prints."""
-    drop = {"GPUBACKPROP_BACKEND", "CUPY_CACHE_DIR", "CUPY_ACCELERATORS", "CUDA_PATH"}
-    given = {name: value for name, value in os.environ.items() if name not in drop}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=given | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 WITHOUT_CUPY = "import sys; sys.modules['cupy'] = None; from gpubackprop import backends\n"
 
 
@@ -688,9 +672,9 @@ def test_the_environment_says_what_auto_means(monkeypatch):
 
 def test_auto_without_cupy():
     code = "print(backends.get().name, backends.usable(), backends.usable(plain=True))"
-    printed = python(WITHOUT_CUPY + code)
-    assert printed.strip() == "numpy ['numpy'] ['numpy', 'numpy-plain']"
-    assert python(WITHOUT_CUPY + code, GPUBACKPROP_BACKEND="auto") == printed
+    printed = run(WITHOUT_CUPY + code)
+    assert printed == "numpy ['numpy'] ['numpy', 'numpy-plain']"
+    assert run(WITHOUT_CUPY + code, GPUBACKPROP_BACKEND="auto") == printed
 
 
 def test_auto_is_cupy_where_it_works(monkeypatch, cupy_backend):
@@ -707,8 +691,8 @@ except ImportError as error:
     print(error)
 print(backends.problem({name!r}))
 """
-    printed = python(WITHOUT_CUPY + code)
-    message, problem = printed.strip().split("\n")
+    printed = run(WITHOUT_CUPY + code)
+    message, problem = printed.splitlines()
     assert message == (
         "CuPy is not installed; install it with: "
         "python -m pip install 'gpubackprop[cuda13]' or 'gpubackprop[cuda12]'"
@@ -738,8 +722,7 @@ except RuntimeError as error:
     print(error)
 print(backends.problem("cupy"))
 """
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    name, message, problem = python(code, PYTHONPATH=path).strip().split("\n")
+    name, message, problem = run(code, tmp_path).splitlines()
     assert name == "numpy"
     assert reason in message
     assert message.startswith("the GPU cannot be used: ")
@@ -757,7 +740,7 @@ with warnings.catch_warnings(record=True) as caught:
 print(warning.category.__name__, warning.message)
 print(backends.rebuild("numpy-plain").name)
 """
-    first, second, third = python(WITHOUT_CUPY + code).strip().split("\n")
+    first, second, third = run(WITHOUT_CUPY + code).splitlines()
     assert (first, third) == ("numpy", "numpy-plain")
     assert second.startswith("RuntimeWarning saved with backend 'cupy', which cannot be used here")
     assert second.endswith("it runs on NumPy")

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from interpreter import run, run_forked
 from numpy.testing import assert_allclose, assert_array_equal
 from random_networks import allowed_pairs, random_network, targets
 
@@ -320,24 +321,13 @@ def test_fits_in_two_threads_and_after_a_fork():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fit_after_a_fork():
-    code = """
-import os, numpy as np, gpubackprop as gb
+    run_forked("""
 X = np.random.default_rng(0).normal(size=(50, 9))
-def fit():
+def outputs():
     net = gb.Network([9, 7, 5, 3], "tanh", dtype="float64", rng=0, backend="numpy")
     net.fit(X, np.arange(50) % 3, executor="compiled", progress=False)
-    return net.weights[0]
-before = fit()
-child = os.fork()
-same = np.array_equal(fit(), before)
-if child == 0:
-    os._exit(0 if same else 1)
-print(os.waitpid(child, 0)[1], same)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.split() == ["0", "True"]
+    return net.weights
+""")
 
 
 # ---- NaN, infinity, Ctrl-C -----------------------------------------------------------------------
@@ -515,16 +505,14 @@ try:
 except ValueError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    first, second = done.stdout.splitlines()
+    first, second = run(code).splitlines()
     assert first == "eager"
     assert "gpubackprop[fast]" in second
 
 
 def test_numba_is_not_imported_before_it_is_used():
     code = "import sys, gpubackprop.executors.compiled; print('numba' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert run(code) == "False"
 
 
 def test_pieces_of_a_batch_are_powers_of_two():

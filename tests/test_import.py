@@ -2,17 +2,13 @@
 
 import ast
 import graphlib
-import os
 import pkgutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from interpreter import ROOT, run
 
 import gpubackprop
 
-ROOT = Path(gpubackprop.__file__).parent.parent
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.")
@@ -45,22 +41,6 @@ history = net.fit(X, y, epochs=2)
 assert history.loss[1] < history.loss[0]
 print(net.backend.name, gb.gradient_check(net, X, y).error < 1e-8)
 """
-
-
-def run(code, *path, **environment):
-    """Run code in a fresh interpreter; returns what it printed."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]), **environment}
-    env.pop("GPUBACKPROP_BACKEND", None)
-    # "error" also in the child: a warning at import is a failure.
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_import_loads_numpy_alone():

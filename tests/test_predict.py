@@ -3,14 +3,13 @@
 import copy
 import os
 import pickle
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import reference
+from interpreter import run_forked
 from numpy.testing import assert_allclose
 from random_networks import HIDDEN, allowed_pairs
 
@@ -207,22 +206,12 @@ def test_rows_that_several_threads_share(n, path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_after_a_fork():
-    code = """
-import os, numpy as np, gpubackprop as gb
+    run_forked("""
 net = gb.Network([5, 4, 3], "tanh", rng=0, backend="numpy")
 rows = np.random.default_rng(0).standard_normal((300, 5)).astype("float32")
-predict = lambda: (net.predict(rows), net.predict(rows[:1]))
-before = predict()
-child = os.fork()
-same = all(np.array_equal(one, two) for one, two in zip(before, predict()))
-if child == 0:
-    os._exit(0 if same else 1)
-print(os.waitpid(child, 0)[1], same)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.split() == ["0", "True"]
+def outputs():
+    return net.predict(rows), net.predict(rows[:1])
+""")
 
 
 def test_classes():

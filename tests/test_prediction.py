@@ -1,12 +1,10 @@
 """When outputs are computed by compiled code: where it costs nothing, or would have paid."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from interpreter import run
 from numpy.testing import assert_allclose
 
 import gpubackprop as gb
@@ -54,17 +52,6 @@ def needs_numba():
         pytest.skip(problem)
 
 
-def run(code, **environment):
-    """Run code in a fresh interpreter; returns what it printed."""
-    env = {**os.environ, **environment}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 PREDICT = """
 import sys
 import numpy as np
@@ -78,13 +65,13 @@ print("numba" in sys.modules, "gpubackprop.executors.compiled" in sys.modules)
 
 
 def test_a_few_predictions_do_not_load_numba():
-    assert run(PREDICT)[2:] == ["False", "False"]
+    assert run(PREDICT).split()[2:] == ["False", "False"]
 
 
 @pytest.mark.parametrize("without", ["absent", "broken", "disabled"])
 def test_what_is_wanted_but_cannot_be_had(without, tmp_path):
     """GPUBACKPROP_PREDICT=always asks for it."""
-    expected = run(PREDICT)[:2]
+    expected = run(PREDICT).split()[:2]
     environment, code = {"GPUBACKPROP_PREDICT": "always"}, PREDICT
     if without == "absent":
         code = "import sys\nsys.modules['numba'] = None\n" + code
@@ -93,7 +80,7 @@ def test_what_is_wanted_but_cannot_be_had(without, tmp_path):
         code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + code
     else:
         environment["NUMBA_DISABLE_JIT"] = "1"
-    assert run(code, **environment)[:2] == expected
+    assert run(code, **environment).split()[:2] == expected
 
 
 def files(folder):
