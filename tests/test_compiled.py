@@ -1,5 +1,6 @@
 """The compiled executor: equal to the eager one, and honest about what it cannot do."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gpubackprop.executors import Job, cpu_cost
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import cache, formulas, source, tables
+from gpubackprop.executors.compiled import amx, cache, formulas, source, tables
 
 HIDDEN = [name for name, entry in gb.ACTIVATIONS.items() if entry.elementwise]
 RNG = np.random.default_rng(0)
@@ -524,7 +525,9 @@ def test_pieces_of_a_batch_are_powers_of_two():
 
 
 def large(**changes):
-    net = gb.Network(changes.pop("sizes", [9, 7, 3]), backend=changes.pop("backend", "numpy"))
+    network = {"backend": "numpy", "dtype": "float32"}
+    network |= {name: changes.pop(name) for name in network if name in changes}
+    net = gb.Network(changes.pop("sizes", [9, 7, 3]), **network)
     given = {"batch_size": 32, "n_samples": 10_000, "epochs": 10, **changes}
     optimizer = optimizers.get(given.pop("optimizer", "sgd"))
     size = given.pop("batch_size")
@@ -569,6 +572,24 @@ def test_auto_counts_what_a_matrix_unit_saves(monkeypatch):
         monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda has=has: has)
         job = large(**MID, batch_size=4096, n_samples=4096, epochs=80)
         assert executors.choose(job).name == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_counts_the_layers_that_a_matrix_unit_does(has, dtype, monkeypatch):
+    """Those of `tables.product_kinds`, of one thread and batches that narrow layers gain nothing
+    in; each adds as much as its weights, forward, back and in the gradient.
+    """
+    monkeypatch.setattr(amx, "_is_there", lambda: has)
+    for m, n, rows in itertools.product((16, 63, 64, 65, 300), (16, 63, 64, 65, 300), (63, 64, 65)):
+        given = large(sizes=[n, m], batch_size=rows, dtype=dtype)
+        monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda: False)
+        without = cpu_cost.seconds_saved(given)
+        monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda: has)
+        more = cpu_cost.seconds_saved(given) - without
+        done = tables.product_kinds(given.model, rows) == [3]
+        products = 2 * m * n * given.n_samples * given.epochs  # no delta goes to layer -1
+        assert more == pytest.approx(done * products * cpu_cost.MULTIPLY_SECONDS, rel=1e-6)
 
 
 def test_auto_trains_with_it():

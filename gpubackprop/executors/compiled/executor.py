@@ -17,6 +17,7 @@ from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_t
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
 from gpubackprop.executors.compiled.plans import loop_of, steps_outer
+from gpubackprop.executors.compiled.rows import Rows
 from gpubackprop.executors.compiled.shuffle import pays, shuffle
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
 from gpubackprop.executors.compiled.tables import (
@@ -27,7 +28,6 @@ from gpubackprop.executors.compiled.tables import (
     piece_rows,
     position,
 )  # fmt: skip
-from gpubackprop.gather import Gather
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.types import Array
 
@@ -46,11 +46,10 @@ class Compiled:
         self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
         self._loops: dict[str, LoadedLoop | FixedLoop] = {}
         self._gemm = blas.gemm(job.model.dtype)
-        self._gather = Gather(job.model, job.backend)
+        self._rows = Rows(job.model, job.backend)
         self._workspace: Workspace | None = None
         self._held: HeldWorkspace | None = None
         self._buffer: dict[str, int] | None = None
-        self._data = _Data()
         self._batch_size, self._arrays = 0, list[Array]()
         self._value, self._sums = np.zeros(1), np.zeros(3)
         self._penalised = job.penalised and job.optimizer.penalty is not None
@@ -116,10 +115,9 @@ class Compiled:
             self._split = Split(
                 self.job, self._program, self._n_parts, self._formulas, self._enter, state
             )
-        data = self._data.of(source)
-        if data is not None and (order is None or order.dtype == np.int32):
+        data = self._rows.in_place(source, order)
+        if data is not None:
             whole |= data
-            whole["order"] = position(order)
             self._call(whole, start, stop, batch_size, state, progress)
         elif batch_size > backprop.SLICE:
             for s in range(start, stop, batch_size):
@@ -129,7 +127,7 @@ class Compiled:
             block = batch_size * batches_per_block(self.job.model, batch_size)
             for s in range(start, stop, block):
                 n = min(block, stop - s)
-                whole |= self._gathered(source, order, s, s + n)
+                whole |= self._rows.gathered(source, order, s, s + n)
                 self._call(whole, 0, n, batch_size, state, progress)
         tally.total[0], tally.first_bad[0] = self._sums[:2]
 
@@ -263,18 +261,9 @@ class Compiled:
         """Do one batch whose rows are gathered in several blocks."""
         for first in range(0, n, backprop.SLICE):
             k = min(backprop.SLICE, n - first)
-            data = self._gathered(source, order, start + first, start + first + k)
+            data = self._rows.gathered(source, order, start + first, start + first + k)
             part = {"whole": n, "first": first, "last": int(first + k == n)}
             self._call(whole | data | part, 0, k, k, state, progress)
-
-    def _gathered(
-        self, source: Source, order: Array | None, start: int, stop: int
-    ) -> dict[str, int]:
-        X, Y, w = self._block = self._gather.rows(source, order, start, stop)
-        return {
-            "X": position(X), "Y": position(Y), "w": position(w),
-            "labels": 0, "coded": 0, "order": 0,
-        }  # fmt: skip
 
     def _scalars(
         self, n: int, n_rows: int, n_last: int, state: State, progress: Progress
@@ -294,24 +283,3 @@ class Compiled:
                 rows, *optimizer.scalars(state.updates + 1 + i, rate),
             ))  # fmt: skip
         return np.array(table).astype(self.job.model.dtype)
-
-
-class _Data:
-    """Where a source's arrays are, if they can be read in place; remembered for one source."""
-
-    def __init__(self) -> None:
-        self._source: Source | None = None
-        self._found: dict[str, int] | None = None
-
-    def of(self, source: Source) -> dict[str, int] | None:
-        if source is not self._source:
-            self._source, self._found = source, None
-            arrays = source.in_place()
-            if arrays is not None:
-                self._arrays = X, Y, w = arrays
-                coded = Y.ndim == 1 and Y.dtype == np.int64
-                self._found = {
-                    "X": position(X), "w": position(w), "coded": int(coded),
-                    "Y": 0 if coded else position(Y), "labels": position(Y) if coded else 0,
-                }  # fmt: skip
-        return self._found
