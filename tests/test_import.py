@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 from interpreter import ROOT, run
@@ -227,6 +229,25 @@ def test_imports_run_downwards_only():
     house += ["executors.base", "executors.eager", "training", "network"]
     places = [order.index(f"gpubackprop.{name}") for name in house]
     assert places == sorted(places)
+
+
+def test_imports_run_down_the_picture_of_the_house():
+    """DESIGN.md draws every module and folder, each line above all that it imports."""
+    text = (Path(__file__).parent.parent / "docs" / "DESIGN.md").read_text(encoding="utf-8")
+    picture = text.partition("## The house")[2].partition("**One formula")[0]
+    lines = {
+        name: i
+        for i, line in enumerate(picture.splitlines()) if line.startswith("    ")
+        for name in re.findall(r"(\w+)(?:\.py|/)", line)
+    }  # fmt: skip
+
+    def drawn(module):
+        return lines[module.split(".")[1]]
+
+    for name in MODULES:
+        for one in top_level_imports(name):
+            if one in MODULES:
+                assert drawn(name) <= drawn(one), (name, one)
 
 
 @pytest.mark.parametrize("name", MODULES)
