@@ -17,6 +17,8 @@ os.environ.setdefault("GPUBACKPROP_PREDICT", "never")
 #: 1e-16, for sums that are long and cancel.
 RTOL = {"float32": 2e-5, "float64": 1e-12}
 ATOL = {"float32": 2e-6, "float64": 1e-13}
+#: cpucuda's counters of what no epoch may have.
+NEVER = ("synchronizations", "blocking_copies", "mallocs", "device_to_host")
 BACKENDS = ("numpy", "numpy-plain", "cupy", "cupy-plain")
 
 
@@ -97,6 +99,14 @@ def cupy_backend():
     found = backends.get("cupy")
     with found.active():
         yield found
+
+
+@pytest.fixture
+def counting(cupy_backend):
+    """The CuPy backend on cpucuda, which counts what the device is asked for."""
+    if not cpucuda.installed():
+        pytest.skip("a real GPU does not count")
+    return cupy_backend
 
 
 @pytest.fixture(params=["float32", "float64"])

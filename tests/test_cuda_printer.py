@@ -1,6 +1,5 @@
 """Expressions printed as CUDA: typed as they should be, and the same numbers as elsewhere."""
 
-import itertools
 import re
 
 import numpy as np
@@ -9,12 +8,11 @@ import random_formulas
 from numpy.testing import assert_allclose, assert_array_equal
 from random_formulas import NAMES
 
-from gpubackprop import LOSSES, backends
+from gpubackprop import backends
 from gpubackprop.activations import ACTIVATIONS, LEAKY_RELU, SIGMOID
 from gpubackprop.backends import show
 from gpubackprop.backends.cuda_printer import Kernel, dropout_kernel, to_kernel
 from gpubackprop.expressions import FUNCTIONS, Expression
-from gpubackprop.losses import check_pair, pair
 from gpubackprop.optimizers import SGD, Adam
 
 FLOAT64 = np.dtype("float64")
@@ -191,19 +189,12 @@ def test_every_activations_delta(cupy_backend):
 
 def every_pair():
     """Return the pairs with elementwise formulas, and one expression with all of these."""
-    pairs, statements, constants = [], {"a": "o"}, {}
-    for activation, loss in itertools.product(ACTIVATIONS.values(), LOSSES.values()):
-        try:
-            check_pair(activation, loss)
-        except ValueError:
-            continue
-        joined = pair(activation, loss)
-        for expression in (joined.loss, joined.delta):
-            if expression is not None:
-                pairs.append(expression)
-                statements[f"out{len(pairs)}"] = expression.statements["out"]
-                constants |= expression.constants
+    pairs, constants = list(show.of_pairs()), {}
+    for expression in pairs:
+        constants |= expression.constants
     outputs = tuple(f"out{k + 1}" for k in range(len(pairs)))
+    formulas = (expression.statements["out"] for expression in pairs)
+    statements = {"a": "o", **dict(zip(outputs, formulas, strict=True))}
     arguments = ("o", "z", "y")
     return pairs, Expression("pairs", arguments, statements, outputs, ("scale",), constants)
 

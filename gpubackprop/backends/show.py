@@ -26,7 +26,7 @@ def kernels() -> dict[str, Kernel]:
 
 def expressions() -> list[Expression]:
     """Return the expressions of every activation, loss and optimiser in the tables."""
-    return [*_of_activations(), *_of_pairs(), *_of_optimizers(), RECORD]
+    return [*_of_activations(), *of_pairs(), *_of_optimizers(), RECORD]
 
 
 def _of_activations() -> Iterator[Expression]:
@@ -36,7 +36,8 @@ def _of_activations() -> Iterator[Expression]:
             yield from (activation.derivative, activation.delta)
 
 
-def _of_pairs() -> Iterator[Expression]:
+def of_pairs() -> Iterator[Expression]:
+    """Yield the losses, and deltas of the output, that go together and are elementwise."""
     for activation, loss in itertools.product(ACTIVATIONS.values(), LOSSES.values()):
         try:
             check_pair(activation, loss)
