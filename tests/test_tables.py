@@ -262,7 +262,7 @@ def test_balanced_weights_count_each_class_the_same():
         ("a,y\n1,0\n2,1\n", {"target": "y", "validation": 1e-9}, "holds out none of 2 rows"),
         ("a,y\n1,\n2,\n", {"target": "y"}, "a training row, got 0 rows"),
         ("a,a\n1,0\n", {"target": "a"}, "must differ in name, 'a' is there twice"),
-        ("a,y\n1,0\n2\n", {"target": "y"}, "cannot be read: CSV parse error: Expected 2 columns"),
+        ("a,y\n1,0\n2\n", {"target": "y"}, "cannot be read: CSV parse error: .*Expected 2 columns"),
         ("a,y\n2020-01-01,0\n2020-01-02,1\n", {"target": "y"}, "'a' holds date32.*--drop a"),
         ("a,y\n1,0\n2,1\n?,0\n3,1\n", {"target": "y"}, r"'a' holds numbers, but also '\?'"),
         ("a,y\n" + "".join(f"t{i},{i % 2}\n" for i in range(101)), {"target": "y"},

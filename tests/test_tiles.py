@@ -20,7 +20,7 @@ SIZES = [*range(1, 18), 23, 24, 25, 30, 31, 40]
 
 
 def functions(dtype, processor, monkeypatch):
-    """Compile the module of tiles as for a processor; returns its two functions."""
+    """Compile the module of tiles as for a processor; returns its functions."""
     monkeypatch.setattr(vectors, "processor", lambda: processor)
     vectors.vectors.cache_clear()
     source.write_kernels.cache_clear()
@@ -29,7 +29,7 @@ def functions(dtype, processor, monkeypatch):
     source.write_kernels.cache_clear()
     return {
         name: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(getattr(module, name).address)
-        for name, n in (("multiply_tiles", 14), ("transpose", 8))
+        for name, n in (("multiply_tiles", 15), ("multiply_rows", 10), ("transpose", 8))
     }
 
 
@@ -58,18 +58,43 @@ def test_products_of_all_sizes(dtype, processor, monkeypatch):
             before = C.copy()
             tail = m, n, depth
             multiply(place(A), place(rows_of_a), depth, 1, place(B), place(iota), n + 3, place(C),
-                     n + 2, *tail, place(update), 0)  # fmt: skip
+                     n + 2, *tail, place(update), 0, 0)  # fmt: skip
             atol = rtol * np.sqrt(depth)
             assert_allclose(C[:m, :n], 2.0 * before[:m, :n] - 0.5 * exact, rtol=rtol, atol=atol)
             assert_array_equal(C[m:], before[m:])
             assert_array_equal(C[:, n:], before[:, n:])
             # A by columns; B's rows from the last to the first; what was in C plays no part.
+            ahead = np.array([place(A), place(rows_of_a), depth, 50, max(m, 3), 0, 0])
             columns = np.ascontiguousarray(A[rows_of_a[:m]].T[::-1])
             back = np.ascontiguousarray(iota[:depth][::-1])
             C[:m, :n] = np.nan
             multiply(place(columns), place(iota), 1, m, place(B), place(back), n + 3, place(C),
-                     n + 2, *tail, place(anew), place(bias))  # fmt: skip
+                     n + 2, *tail, place(anew), place(bias), place(ahead))  # fmt: skip
             assert_allclose(C[:m, :n], exact + bias[:, None], rtol=rtol, atol=atol)
+            assert 0 <= ahead[5] <= 50, "no row but those"
+            assert 0 <= ahead[6] < depth
+
+
+@pytest.mark.parametrize(("dtype", "processor"), [*CASES, ("float64", PROCESSORS[-1])])
+def test_products_of_rows_of_all_sizes(dtype, processor, monkeypatch):
+    multiply = functions(dtype, processor, monkeypatch)["multiply_rows"]
+    rng, rtol = np.random.default_rng(4), 1e-5 if dtype == "float32" else 1e-13
+    rows = rng.permutation(50).astype(np.int32)
+    for m in SIZES:
+        for k in (1, 2, 3, 4, 5, 8, 30, 33):
+            depth = int(rng.choice([1, 2, 3, 15, 16, 17, 40, 785]))
+            X = rng.standard_normal((50, depth + 2)).astype(dtype)
+            W = rng.standard_normal((m, depth)).astype(dtype)
+            bias = rng.standard_normal(m).astype(dtype)
+            exact = W.astype(float) @ X[rows[:k], :depth].T.astype(float)
+            for start, b in ((0, np.zeros(m)), (place(bias), bias)):
+                out = np.full((m + 1, k + 3), 7.0, dtype)
+                multiply(place(X), place(rows), depth + 2, place(W), place(out), k + 3, m, k,
+                         depth, start)  # fmt: skip
+                expected = exact + b.astype(float)[:, None]
+                assert_allclose(out[:m, :k], expected, rtol=rtol, atol=rtol * np.sqrt(depth))
+                assert (out[m:] == 7.0).all()
+                assert (out[:, k:] == 7.0).all()
 
 
 @pytest.mark.parametrize(("dtype", "processor"), CASES)

@@ -37,8 +37,9 @@ doubles = pointer_to(types.float64, 8)
 codes = pointer_to(types.int64, 8)
 rows_at = pointer_to(types.int32, 4)
 NO, YES = ord("N"), ord("T")
-# What does the products of a layer that is not left to BLAS; 1: loops over its rows.
-TILES, SPLIT = 2, 3
+# What does the products of a layer that is not left to BLAS.
+LOOPS, TILES, SPLIT = 1, 2, 3
+SAMPLES = 4
 
 
 @intrinsic
@@ -70,13 +71,23 @@ def gemm(context, f, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
 @intrinsic
 def fetch(context, position):
     """Have the cache line of a number brought near."""
+    return fetching(3)
 
+
+@intrinsic
+def fetch_near(context, position):
+    """The same, but into the second cache."""
+    return fetching(2)
+
+
+def fetching(level):
     def build(target, builder, signature, arguments):
         address = builder.mul(arguments[0], ir.Constant(ir.IntType(64), {size}))
         pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, whole, whole, whole])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        given = [builder.inttoptr(address, pointer), *(ir.Constant(whole, n) for n in (0, 3, 1))]
+        how = [ir.Constant(whole, n) for n in (0, level, 1)]
+        given = [builder.inttoptr(address, pointer), *how]
         builder.call(function, given)
         return target.get_dummy_value()
 
@@ -117,9 +128,9 @@ def call(context, f, a, b, c, d, e, g, h):
 
 
 @intrinsic
-def call_long(context, f, a, b, c, d, e, g, h, i, j, k, l, m, n, o):
-    """The same with fourteen."""
-    return calling(14)
+def call_long(context, f, a, b, c, d, e, g, h, i, j, k, l, m, n, o, p):
+    """The same with fifteen."""
+    return calling(15)
 
 
 @fast

@@ -16,8 +16,7 @@ running the optimiser's own formula on an impulse. Without momentum they are 1 a
 Of the layers but the first, only large ones are held (all of them with momentum); the others are
 stepped at once. Like `loop`, never called from Python, and copied into a module by `source`. A
 table of rows has one for each of the K samples, `pitch` numbers apart; a step of 0 is one row for
-all. A narrow first W stands as columns for the whole call: both of its products are whole tiles
-then, of the rows of x as they are.
+all.
 """
 
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,6 +37,7 @@ from gpubackprop.executors.compiled.kernels import (
     vector_matrix,
     weigh,
 )
+from gpubackprop.executors.compiled.loop import tell_ahead
 from gpubackprop.executors.compiled.micro import (
     add_rows,
     add_scaled,
@@ -48,17 +48,19 @@ from gpubackprop.executors.compiled.micro import (
     scale_rows,
     start_row,
 )
-from gpubackprop.executors.compiled.tiles import multiply_tiles, transpose
+from gpubackprop.executors.compiled.tiles import multiply_rows, multiply_tiles
 
 if TYPE_CHECKING:
     T: Any = None
     numbers: Any = None
     doubles: Any = None
     rows_at: Any = None
+    codes: Any = None
     gemm: Any = None
     mix: Any = None
     is_finite: Any = None
     call: Any = None
+    SAMPLES: int = 4
     NO: Any = None
     YES: Any = None
 
@@ -68,29 +70,27 @@ Doubles: TypeAlias = Any
 
 
 def begin_block(
-    K: Ints, n: int, m: int, W: int, V: int, X: int, Z: int, ZV: int, columns: int, turned: int,
-    f: int, iota: int, unit: int, k: int,
+    K: Ints, n: int, m: int, W: int, V: int, X: int, Z: int, ZV: int, gram: int, pitch: int,
+    iota: int, k: int,
 ) -> None:  # fmt: skip
-    """Multiply the inputs of k samples by the first layer's W, and by its velocity.
-
-    If turned, these stand as columns, `turned` numbers apart.
+    """Multiply the inputs of k samples by the first layer's W, by its velocity, and by those of the
+    samples before each; tables of the k have rows of `pitch` numbers.
     """
-    if turned:
-        multiply_tiles(X, iota, n, 1, W, iota, turned, Z, turned, k, turned, n, unit, 0)
-        if V != 0:
-            multiply_tiles(X, iota, n, 1, V, iota, turned, ZV, turned, k, turned, n, unit, 0)
-    else:
-        gemm(f, YES, NO, k, m, n, T(1), X, n, W, n, T(0), Z, columns)
-        if V != 0:
-            gemm(f, YES, NO, k, m, n, T(1), X, n, V, n, T(0), ZV, columns)
+    multiply_rows(X, iota, n, W, Z, pitch, m, k, n, 0)
+    if V != 0:
+        multiply_rows(X, iota, n, V, ZV, pitch, m, k, n, 0)
+    for t in range(0, k, SAMPLES):
+        some, last = min(SAMPLES, k - t), min(t + SAMPLES, k)
+        multiply_rows(X, iota, n, X + t * n, gram + t * pitch, pitch, some, last, n, 0)
 
 
 def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
     x_pitch: Ints, z: Ints, z_step: Ints, a: Ints, a_step: Ints, d: Ints,
     d_pitch: Ints, mask: Ints, kind: Ints, held: Ints, threshold: Ints, key: Ints, keep: int,
-    activate: int, rows_wise: int, C: int, Z: int, ZV: int, z_t: int, z_j: int, rates: int,
-    response: int, drift: int, c: int, spare: int, row: int, iota: int, step_number: int, t: int,
+    activate: int, rows_wise: int, C: int, Z: int, ZV: int, rates: int,
+    response: int, drift: int, c: int, spare: int, row: int, iota: int, gram: int, back: int,
+    step_number: int, t: int,
 ) -> None:  # fmt: skip
     """Pass sample t of the K through the network."""
     for l in range(n_layers):
@@ -98,20 +98,23 @@ def forward(
         x_t = x[l] + t * x_pitch[l]
         zl, al = z[l] + t * z_step[l], a[l] + t * a_step[l]
         if l == 0:
-            start_row(b[0], Z + t * z_t, z_j, zl, m)
+            start_row(b[0], Z + t, back, zl, m)
         else:
             start_row(b[l], 0, 1, zl, m)
             matrix_vector(W[l], x_t, zl, m, n)
         if held[l] and t > 0:
             if V[l] != 0 and l == 0:
-                add_scaled(drift + t, ZV + t * z_t, z_j, zl, m)
+                add_scaled(drift + t, ZV + t, back, zl, m)
             elif V[l] != 0:
                 start_row(0, 0, 1, spare, m)
                 matrix_vector(V[l], x_t, spare, m, n)
                 add_scaled(drift + t, spare, 1, zl, m)
             if V[l] != 0 and b[l] != 0:
                 add_scaled(drift + t, vb[l], 1, zl, m)
-            dot_rows(x[l], x_pitch[l], iota, x_t, c, n, t)
+            if l == 0:
+                start_row(0, gram + t * back, 1, c, t)
+            else:
+                dot_rows(x[l], x_pitch[l], iota, x_t, c, n, t)
             coefficients(rates, response, c, t, int(b[l] != 0))
             combine_rows(d[l], d_pitch[l], c, zl, m, t)
         if rows_wise and l == n_layers - 1:
@@ -154,18 +157,13 @@ def backward(
 
 
 def apply(
-    K: Ints, W: int, b: int, m: int, n: int, X: int, pitch: int, d: int, d_pitch: int,
-    own: int, turned: int, f: int, rates: int, response: int, scaled: int, iota: int, ones: int,
-    k: int,
+    K: Ints, W: int, b: int, m: int, n: int, X: int, pitch: int, d: int, d_pitch: int, own: int,
+    f: int, rates: int, response: int, scaled: int, iota: int, ones: int, ahead: int, k: int,
 ) -> None:  # fmt: skip
     """Add to W and b what k updates have added to them by the end of the k."""
     scale_rows(d, d_pitch, rates, response, scaled, k)
-    if turned:
-        multiply_tiles(
-            X, iota, 1, pitch, scaled, iota, d_pitch, W, turned, n, turned, k, ones, 0
-        )  # fmt: skip
-    elif own:
-        multiply_tiles(scaled, iota, 1, d_pitch, X, iota, pitch, W, n, m, n, k, ones, 0)
+    if own:
+        multiply_tiles(scaled, iota, 1, d_pitch, X, iota, pitch, W, n, m, n, k, ones, 0, ahead)
     else:
         gemm(f, NO, YES, n, m, k, T(1), X, pitch, scaled, d_pitch, T(1), W, n)
     if b != 0:
@@ -174,43 +172,30 @@ def apply(
 
 def end_block(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, V: Ints, vb: Ints, x: Ints,
-    x_pitch: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, pitch: int, f: int,
-    rates: int, response: int, memory: int, drift: int, kept: int, scaled: int, iota: int,
-    ones: int, k: int,
+    x_pitch: Ints, d: Ints, d_pitch: Ints, held: Ints, own: Ints, f: int, rates: int,
+    response: int, memory: int, drift: int, kept: int, scaled: int, iota: int, ones: int,
+    ahead: int, k: int,
 ) -> None:  # fmt: skip
     """Apply the k updates that were kept back."""
     for l in range(n_layers):
-        m, n = n_out[l], n_in[l]
+        m, n, soon = n_out[l], n_in[l], 0
+        if l == 0:
+            soon = ahead
         if held[l]:
-            turned = pitch if l == 0 else 0
             if V[l] != 0:
-                size = n * turned if turned else m * n
-                add_scaled(drift + k, V[l], 1, W[l], size)
-                scale_all(kept + k, V[l], size)
+                add_scaled(drift + k, V[l], 1, W[l], m * n)
+                scale_all(kept + k, V[l], m * n)
                 if b[l] != 0:
                     add_scaled(drift + k, vb[l], 1, b[l], m)
                     scale_all(kept + k, vb[l], m)
                 apply(
-                    K, V[l], vb[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l],
-                    turned, f, rates, memory, scaled, iota, ones, k,
+                    K, V[l], vb[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l], f, rates,
+                    memory, scaled, iota, ones, 0, k,
                 )  # fmt: skip
             apply(
-                K, W[l], b[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l],
-                turned, f, rates, response, scaled, iota, ones, k,
+                K, W[l], b[l], m, n, x[l], x_pitch[l], d[l], d_pitch[l], own[l], f, rates,
+                response, scaled, iota, ones, soon, k,
             )  # fmt: skip
-
-
-def turn(K: Ints, W: Ints, place: int, pitch: int, m: int, n: int, iota: int, back: int) -> int:
-    """Write the first layer's W as columns, `pitch` numbers apart, or back from there; return
-    where it was.
-    """
-    at: int = W[0]
-    if back:
-        transpose(place, iota, pitch, back, n, m, n, 0)
-    else:
-        transpose(at, iota, n, place, pitch, n, m, 0)
-    W[0] = back if back else place
-    return at
 
 
 def train(
@@ -219,20 +204,15 @@ def train(
     d_pitch: Ints, mask: Ints, read: Ints, read_step: Ints, kind: Ints, held: Ints, own: Ints,
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, back: int, X_buffer: int, Y_buffer: int, rows_buffer: int,
-    iota: int, unit: int, ones: int, pitch: int, turned: int, turned_V: int, Z: int, ZV: int,
+    iota: int, ahead: int, ones: int, Z: int, ZV: int,
     rates: int, response: int, memory: int, drift: int, kept: int,
-    c: int, spare: int, scaled: int, row: int, one: int, scalars: int, scalars_step: int,
+    gram: int, c: int, spare: int, scaled: int, row: int, one: int, scalars: int, scalars_step: int,
     steps: int, batch: int, value: int, sums: Doubles, f: int, C: int, rows_wise: int,
     activate: int, derive: int, loss_terms: int, loss_delta: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, `back` updates kept back at a time."""
     s, end, n, m0 = start, n_layers - 1, n_in[0], n_out[0]
     m = n_out[end]
-    z_t, z_j, W0, V0 = 1, back, 0, 0
-    if pitch:
-        z_t, z_j, W0 = pitch, 1, turn(K, W, turned, pitch, m0, n, iota, 0)
-        if V[0] != 0:
-            V0 = turn(K, V, turned_V, pitch, m0, n, iota, 0)
     while s < stop:
         k = min(back, stop - s)
         rows = rows_buffer
@@ -244,13 +224,14 @@ def train(
         if order != 0:
             gather(X, rows, X_buffer, n, k)
             x[0] = X_buffer
-        begin_block(K, n, m0, W[0], V[0], x[0], Z, ZV, back, pitch, f, iota, unit, k)
+        begin_block(K, n, m0, W[0], V[0], x[0], Z, ZV, gram, back, iota, k)
         for t in range(k):
             numbers(rates)[t] = numbers(scalars + (s - start + t) * scalars_step)[0]
             forward(
                 K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, z, z_step, a, a_step, d,
                 d_pitch, mask, kind, held, threshold, key, keep, activate, rows_wise, C, Z, ZV,
-                z_t, z_j, rates, response, drift, c, spare, row, iota, steps + s - start + t, t,
+                rates, response, drift, c, spare, row, iota, gram, back,
+                steps + s - start + t, t,
             )  # fmt: skip
             o, zo, delta = a[end] + t * a_step[end], z[end] + t * z_step[end], d[end]
             delta += t * d_pitch[end]
@@ -281,12 +262,10 @@ def train(
                 K, n_layers, n_in, n_out, W, b, V, x, x_pitch, d, d_pitch, mask, read, read_step,
                 kind, held, threshold, derive, C, rates, response, drift, c, spare, iota, one, t,
             )  # fmt: skip
+        if ahead != 0:
+            tell_ahead(codes(ahead), X, order, iota, s + k, stop, n, m0, back)
         end_block(
-            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, d, d_pitch, held, own, pitch,
-            f, rates, response, memory, drift, kept, scaled, iota, ones, k,
+            K, n_layers, n_in, n_out, W, b, V, vb, x, x_pitch, d, d_pitch, held, own, f,
+            rates, response, memory, drift, kept, scaled, iota, ones, ahead, k,
         )  # fmt: skip
         s += k
-    if pitch:
-        turn(K, W, turned, pitch, m0, n, iota, W0)
-        if V0:
-            turn(K, V, turned_V, pitch, m0, n, iota, V0)

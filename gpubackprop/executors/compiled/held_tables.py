@@ -9,7 +9,7 @@ from gpubackprop.executors.compiled.formulas import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
     keeps_z,
-    own_layers,
+    near_layers,
     position,
     read_places,
     shared_tables,
@@ -51,9 +51,7 @@ class HeldWorkspace(Memory):
         responses = linear.responses(job.optimizer, job.backend, k)
         widest = max(*pitches, model.sizes[0])
         n = model.sizes[0]
-        own = own_layers(model)
-        # A narrow first W stands as columns meanwhile: they are whole vectors.
-        pitch = pitches[0] if own[0] else 0
+        own = near_layers(model)
         self.fixed = {
             **shared_tables(self, model, program, job.dropout_seed),
             "x": self.table(x),
@@ -69,14 +67,14 @@ class HeldWorkspace(Memory):
             "own": self.table(own),
             "X_buffer": self.place(k * n), "Y_buffer": self.place(units[-1]),
             "Z": self.place(k * pitches[0]), "ZV": self.place(k * pitches[0]),
+            "gram": self.place(k * k),
             "rates": self.place(k), "c": self.place(k), "spare": self.place(widest),
             "scaled": self.place(k * max(pitches)), "row": self.place(1),
             "one": self.numbers([1.0]), "back": k,
             **{name: self.numbers(numbers) for name, numbers in vars(responses).items()},
             "iota": self.hold(np.arange(max(k, *model.sizes), dtype=np.int32)),
-            "unit": self.numbers([1.0, 0.0]), "ones": self.numbers([1.0, 1.0]),
-            "pitch": pitch, "turned": self.place(n * pitch),
-            "turned_V": self.place(n * pitch * bool(job.optimizer.slots)),
+            "ones": self.numbers([1.0, 1.0]),
+            "ahead": self.table([0] * 7) if own[0] else 0,
             "rows_buffer": self.hold(np.empty(k, np.int32)),
         }  # fmt: skip
 

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     numbers: Any = None
     doubles: Any = None
     rows_at: Any = None
+    codes: Any = None
     mix: Any = None
     is_finite: Any = None
     call: Any = None  # the address of one of `formulas.FORMULAS`, then seven integers
     call_long: Any = None  # the address of what `outer_step` has printed, then fourteen
+    LOOPS: int = 1
     TILES: int = 2
 
 Ints: TypeAlias = Any
@@ -47,14 +49,28 @@ Numbers: TypeAlias = Any
 Doubles: TypeAlias = Any
 
 
-def read_inputs(K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int) -> int:
-    """Return where k samples' inputs are: rows of X itself where that will do."""
+def read_inputs(
+    K: Ints, X: int, order: int, rows: int, buffer: int, s: int, n: int, k: int, own: int
+) -> int:
+    """Return where k samples' inputs are, one after another; or X, of which `rows` are meant."""
     if k == 1:
         return X + rows_at(rows)[0] * n  # type: ignore[no-any-return]
     if order == 0:
         return X + s * n
+    if own in (LOOPS, TILES):
+        return X
     gather(X, rows, buffer, n, k)
     return buffer
+
+
+def tell_ahead(
+    ahead: Ints, X: int, order: int, iota: int, at: int, stop: int, n: int, m: int, most: int
+) -> None:
+    """Tell `tiles` of the samples that come next: so many at most, or none."""
+    ahead[0], ahead[1] = X, order + at
+    if order == 0:
+        ahead[0], ahead[1] = X + at * n, iota
+    ahead[2], ahead[3], ahead[4], ahead[5], ahead[6] = n, min(most, stop - at), m, 0, 0
 
 
 def read_targets(
@@ -73,16 +89,17 @@ def read_targets(
 def forward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
-    activate: int, rows_wise: int, C: int, x: int, iota: int, columns: int, unit: int,
-    turned: int, turned_pitch: int, spare: int, panels: int, row: int, step_number: int,
+    activate: int, rows_wise: int, C: int, x: int, x_rows: int, iota: int, columns: int, unit: int,
+    panels: int, row: int, step_number: int,
     first: int, k: int,
 ) -> None:  # fmt: skip
     """Pass k samples through the network; x has them as columns, or else as rows."""
     for l in range(n_layers):
         m = n_out[l]
         through_layer(
-            K, W[l], b[l], x, z[l], m, n_in[l], k, own[l], int(l == 0 and columns == 0), f, iota,
-            unit, turned, turned_pitch, spare, panels,
+            K, W[l], b[l], x, z[l], m, n_in[l], k, own[l], int(l == 0 and columns == 0), f,
+            x_rows if l == 0 else iota, iota,
+            unit, panels,
         )  # fmt: skip
         if rows_wise and l == n_layers - 1:
             softmax(z[l], a[l], row, m, k)
@@ -103,7 +120,7 @@ def back_and_step(
     """Write ``d @ W`` into `below`, unless that is 0, and step W: while a block of rows is near."""
     if below == 0:
         call_long(
-            outer_step, w, first, slots, d, x, scalars, m, n, outer_C, penalty, 0, 0, 0, 0
+            outer_step, w, first, slots, d, x, scalars, m, n, outer_C, penalty, 0, 0, 0, 0, 0
         )  # fmt: skip
     else:
         clear(below, n)
@@ -112,16 +129,17 @@ def back_and_step(
             k, at = min(rows, m - j), first + j * n
             combine_rows(w + at, n, d + j, below, n, k)
             call_long(
-                outer_step, w, at, slots, d + j, x, scalars, k, n, outer_C, penalty, 0, 0, 0, 0
+                outer_step, w, at, slots, d + j, x, scalars, k, n, outer_C, penalty, 0, 0, 0, 0, 0
             )  # fmt: skip
 
 
 def backward(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, dW: Ints, db: Ints,
     h: Ints, mask: Ints, read: Ints, delta: Ints, kind: Ints, own: Ints, threshold: Ints, f: int,
-    derive: int, C: int, x0: int, by_rows: int, iota: int, unit: int, spare: int, k: int,
-    single: int, fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int,
+    derive: int, C: int, x0: int, by_rows: int, x_rows: int, iota: int, unit: int, spare: int,
+    k: int, single: int, fused: int, rate: int, factors: int, stepped: int, flat: int, slots: int,
     outer_step: int, outer_C: int, block: int, penalty: int, panels: int,
+    ahead: int,
 ) -> None:  # fmt: skip
     """Carry the output's delta back; step W and b if fused, else write or add up dW and db.
 
@@ -151,8 +169,13 @@ def backward(
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factors, m, k)
         if single == 0:
-            rows = int(l == 0 and by_rows != 0)
-            weight_gradient(K, d, x, out, m, n, k, own[l], rows, f, iota, spare, factors, panels)
+            rows, numbered, soon = 0, iota, 0
+            if l == 0:
+                rows, numbered, soon = by_rows, x_rows, ahead
+            weight_gradient(
+                K, d, x, out, m, n, k, own[l], rows, f, numbered, iota, spare, factors,
+                panels, soon,
+            )  # fmt: skip
         if l > 0:
             if threshold[l - 1] > 0:
                 multiply(delta[l - 1], mask[l - 1], delta[l - 1], n * k)
@@ -186,11 +209,12 @@ def train(
     threshold: Ints, key: Ints, keep: int, X: int, Y: int, labels: int, coded: int, w: int,
     order: int, start: int, stop: int, batch_size: int, whole: int, first: int, last: int,
     chunk: int, X_buffer: int, X_columns: int, Y_buffer: int, w_buffer: int, row: int,
-    rows_buffer: int, iota: int, unit: int, turned: int, turned_pitch: int, spare: int,
-    panels: int, by_columns: int, plain: int, scalars: int, scalars_step: int, steps: int,
-    batch: int, value: int, sums: int, f: int, C: int, factors: int, flat: int, g: int, slots: int,
-    trainable: int, size: int, n_weights: int, clips: int, limit: int, rows_wise: int, activate:
-    int, derive: int, loss_terms: int, loss_delta: int, penalize: int, decay: int, step: int,
+    rows_buffer: int, iota: int, unit: int, spare: int,
+    panels: int, ahead: int, by_columns: int, plain: int, scalars: int, scalars_step: int,
+    steps: int, batch: int, value: int, sums: int, f: int, C: int, factors: int, flat: int,
+    g: int, slots: int, trainable: int, size: int, n_weights: int, clips: int, limit: int,
+    rows_wise: int, activate: int, derive: int, loss_terms: int, loss_delta: int, penalize: int,
+    decay: int, step: int,
     tallies: int, outer_step: int, outer_C: int, bias_slots: int, block: int,
 ) -> None:  # fmt: skip
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
@@ -213,10 +237,6 @@ def train(
         factor[2] = T(1.0 / n_batch)
         if first == 0:
             doubles(value)[0] = 0.0
-        # W as columns, once for all samples, is less than all samples as columns.
-        turns = turned != 0 and n_batch > n_out[0]
-        if turns:
-            transpose(W[0], iota, n_in[0], turned, turned_pitch, n_in[0], n_out[0], 0)
         for p in range(0, n, chunk):
             k = min(chunk, n - p)
             factor[0] = -numbers(sc)[0] if fused else T(1)
@@ -226,17 +246,19 @@ def train(
                 rows = order + s + p
             else:
                 count(s + p, rows, k)
-            x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k)
-            columns, x0 = int(by_columns != 0 and turns == 0 and single == 0), x
+            if ahead != 0:
+                most = min(chunk, batch_size)
+                tell_ahead(codes(ahead), X, order, iota, s + p + k, stop, n_in[0], n_out[0], most)
+            x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, own[0])
+            x_rows = rows if x == X else iota
+            columns = int(by_columns != 0 and single == 0)
             if columns:
+                transpose(x, x_rows, n_in[0], X_columns, k, n_in[0], k, 0)
                 x = X_columns
-                transpose(x0, iota, n_in[0], x, k, n_in[0], k, 0)
-                if own[0] != TILES:
-                    x0 = x
             y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
             forward(
                 K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-                activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, panels,
+                activate, rows_wise, C, x, x_rows, iota, columns, unit, panels,
                 row, steps + done, first + p, k,
             )  # fmt: skip
             n_terms = m
@@ -257,8 +279,8 @@ def train(
                 weigh(do, w_buffer, m, k)
             backward(
                 K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
-                f, derive, C, x0, int(x0 != X_columns), iota, unit, spare, k, single, fused, sc,
-                factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2, panels,
+                f, derive, C, x, 1 - columns, x_rows, iota, unit, spare, k, single, fused, sc,
+                factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2, panels, ahead,
             )  # fmt: skip
         if last:
             record(doubles(value), batch + done, doubles(sums))

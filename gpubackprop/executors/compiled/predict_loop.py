@@ -23,7 +23,7 @@ def predict(
     K: Ints, n_layers: int, n_in: Ints, n_out: Ints, W: Ints, b: Ints, z: Ints, a: Ints, h: Ints,
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
     activate: int, rows_wise: int, C: int, X_columns: int, iota: int, by_columns: int, unit: int,
-    turned: int, turned_pitch: int, spare: int, panels: int, row: int, chunk: int,
+    panels: int, row: int, chunk: int,
     value: int, strict: int, X: Rows, out: Rows, n_rows: Given,
 ) -> int:  # fmt: skip
     """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
@@ -39,9 +39,6 @@ def predict(
                 add_total(b[l], n_out[l], value)
         if not is_finite(doubles(value)[0]):
             return 0
-    turns = turned != 0 and n_rows > n_out[0]  # as in training
-    if turns:
-        transpose(W[0], iota, n, turned, turned_pitch, n, n_out[0], 0)
     for p in range(0, n_rows, chunk):
         k, x = min(chunk, n_rows - p), X + p * n
         # The sum is NaN or infinite where a number is: in float64 too where it overflows.
@@ -49,13 +46,13 @@ def predict(
         add_total(x, k * n, value)
         if not is_finite(doubles(value)[0]):
             return 0
-        columns = int(by_columns != 0 and turns == 0 and k > 1)
+        columns = int(by_columns != 0 and k > 1)
         if columns:
             transpose(x, iota, n, X_columns, k, n, k, 0)
             x = X_columns
         forward(
             K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
-            activate, rows_wise, C, x, iota, columns, unit, turned, turned_pitch, spare, panels,
+            activate, rows_wise, C, x, iota, iota, columns, unit, panels,
             row, 0, 0, k,
         )  # fmt: skip
         # Outputs of a batch have a column for each row of X.

@@ -12,7 +12,6 @@ from gpubackprop.executors.compiled.formulas import write_activations
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_PRODUCTS, bounds
 from gpubackprop.executors.compiled.tables import (
-    FEW_ROWS,
     WIDE_PIECE,
     Workspace,
     pack,
@@ -27,9 +26,9 @@ LOOP_SECONDS, ACTIVATIONS_SECONDS = 1.0, 0.3
 #: So many rows go through the network one at a time: products of matrices would take longer to
 #: begin.
 SINGLE_ROWS = 2
-#: Rows that go through it at once, where there are more than `tables.FEW_ROWS`. As columns they are
+#: Few rows have less memory. Of more, so many go through the network at once. As columns they are
 #: that far apart in memory: at powers of two they would share places in the cache.
-PIECE = 448
+FEW_ROWS, PIECE = 64, 448
 #: The least rows of a thread: there are no gradients to be added up, as in `split`.
 SHARE_ROWS = 64
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpubackprop.executors.compiled.kernels import matrix_vector, start_with_bias
 from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
 from gpubackprop.executors.compiled.panels import multiply_split
-from gpubackprop.executors.compiled.tiles import multiply_tiles, transpose
+from gpubackprop.executors.compiled.tiles import multiply_rows, multiply_tiles, transpose
 
 if TYPE_CHECKING:
     T: Any = None
@@ -26,7 +26,7 @@ Ints = Any
 
 def through_layer(
     K: Ints, W: int, b: int, x: int, z: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
-    iota: int, unit: int, turned: int, turned_pitch: int, spare: int, panels: int,
+    x_rows: int, iota: int, unit: int, panels: int,
 ) -> None:  # fmt: skip
     """Write ``W @ x + b``; if `by_rows`, x has the samples as rows."""
     if k == 1 or own < TILES:
@@ -37,13 +37,11 @@ def through_layer(
         pitch = n if by_rows else k
         multiply_split(W, n, 1, x, pitch, by_rows, z, k, m, k, n, unit, b, panels)
     elif own == TILES and by_rows:
-        pitch = turned_pitch  # zeros beyond m: whole vectors
-        multiply_tiles(x, iota, n, 1, turned, iota, pitch, spare, pitch, k, pitch, n, unit, 0)
-        transpose(spare, iota, turned_pitch, z, k, m, k, b)
+        multiply_rows(x, x_rows, n, W, z, k, m, k, n, b)
     elif own == TILES:
-        multiply_tiles(W, iota, n, 1, x, iota, k, z, k, m, k, n, unit, b)
+        multiply_tiles(W, iota, n, 1, x, iota, k, z, k, m, k, n, unit, b, 0)
     elif own and by_rows:
-        product_rows(x, n, iota, W, z, n, m, k, 1, k)
+        product_rows(x, n, x_rows, W, z, n, m, k, 1, k)
     elif own:
         apply_rows(x, k, iota, W, z, k, m, n, 1, n)
     elif by_rows:
@@ -60,7 +58,7 @@ def carry_back(
     if own == SPLIT:
         multiply_split(W, n, 0, d, k, 0, below, k, n, k, m, unit, 0, panels)
     elif own == TILES:
-        multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0)
+        multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0, 0)
     elif own:
         clear(below, n * k)
         apply_rows(d, k, iota, W, below, k, n, m, n, 1)
@@ -70,7 +68,7 @@ def carry_back(
 
 def weight_gradient(
     K: Ints, d: int, x: int, out: int, m: int, n: int, k: int, own: int, by_rows: int, f: int,
-    iota: int, spare: int, factors: int, panels: int,
+    x_rows: int, iota: int, spare: int, factors: int, panels: int, ahead: int,
 ) -> None:  # fmt: skip
     """Write ``factors[0] * d @ x.T + factors[1] * out``; if `by_rows`, x is ``x.T`` already."""
     factor, kept = numbers(factors)[0], numbers(factors)[1]
@@ -80,14 +78,14 @@ def weight_gradient(
     elif own == TILES:
         if by_rows == 0:
             transpose(x, iota, k, spare, n, k, n, 0)
-            x = spare
-        multiply_tiles(d, iota, k, 1, x, iota, n, out, n, m, n, k, factors, 0)
+            x, x_rows = spare, iota
+        multiply_tiles(d, iota, k, 1, x, x_rows, n, out, n, m, n, k, factors, 0, ahead)
     elif own:
         scale_all(factors, d, m * k)
         if kept == 0:
             clear(out, m * n)
         if by_rows:
-            apply_rows(x, n, iota, d, out, n, m, k, 1, k)
+            apply_rows(x, n, x_rows, d, out, n, m, k, 1, k)
         else:
             product_rows(d, k, iota, x, out, k, n, m, n, 1)
     elif by_rows:

@@ -21,13 +21,14 @@ from gpubackprop.executors.compiled import (
     products,
     tiles,
 )  # fmt: skip
+from gpubackprop.executors.compiled.dots import dots
 from gpubackprop.executors.compiled.formulas import by_address, join
 from gpubackprop.executors.compiled.header import header
 from gpubackprop.executors.compiled.printer import print_mix
 from gpubackprop.executors.compiled.vectors import vectors
 
 #: Integers that are passed to what is called by its address; or, of a few kernels, so many.
-N_ARGUMENTS, N_MOST = 7, 14
+N_ARGUMENTS, N_MOST = 7, 15
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 #: What a compiled function takes as an argument of its own, by the annotation: the type, and how
 #: the loop gets it. Arrays are read-only here, because such a parameter takes others too.
@@ -74,7 +75,7 @@ KERNELS = {
 #: What is printed into such a module besides: the instructions that it needs, and its functions
 #: that nothing else calls.
 _OWN: dict[str, Callable[[str], list[str]]] = {
-    "tiles": lambda dtype: [vectors(dtype)],
+    "tiles": lambda dtype: [vectors(dtype), dots(dtype), *_helpers(tiles)],
     "panels": lambda dtype: [vectors(dtype), amx.instructions(), *_helpers(panels)],
 }
 #: Where the address of each stands in the table that the loops over batches are given.
@@ -114,11 +115,12 @@ class Loop:
 
 
 _PRODUCTS, _DIRECT = _definitions(products), _definitions(loop)
+_AHEAD = [node for node in _DIRECT if node.name == "tell_ahead"]
 _FORWARD = [node for node in _DIRECT if node.name == "forward"]
 #: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
     "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles", "panels")),
-    "held back": Loop(tuple(_definitions(held_back)), ("kernels", "micro", "tiles")),
+    "held back": Loop((*_AHEAD, *_definitions(held_back)), ("kernels", "micro", "tiles")),
     "predict": Loop(
         (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)),
         ("kernels", "micro", "tiles", "panels"),

@@ -23,9 +23,9 @@ NARROW_UNITS, FEW_WEIGHTS = 64, 1024
 #: trains 2.7 times as fast at 32 rows. Else loops over rows are quicker.
 LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
 #: With AVX-512, tiles beat OpenBLAS where W has at most so many bytes, which stay in the second
-#: cache, and so few rows share it: 784-256-128-10 gains a fifth at 32 rows, nothing at 256. They do
-#: not beat MKL.
-NEAR_BYTES, FEW_ROWS = 1 << 20, 64
+#: cache: 784-256-128-10 gains 7 to 11 % in large batches on a Zen 4, a fifth at 32 rows on a Xeon.
+#: There they did not beat MKL.
+NEAR_BYTES = 1 << 20
 #: From so many rows on a matrix unit gains: 784-256-128-10 then trains 1.05 times as fast as with
 #: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
 ROWS_OF_PANELS, EQUAL_THREADS = 64, 2
@@ -46,6 +46,17 @@ def own_layers(model: Model) -> list[bool]:
     return [m <= NARROW_UNITS or m * n <= FEW_WEIGHTS for m, n in model.layout.shapes]
 
 
+def near_layers(model: Model) -> list[bool]:
+    """Tell of each layer whether tiles of ours beat BLAS, see `NEAR_BYTES`."""
+    if processor()[0] < 64 or blas.library() == "mkl":
+        return own_layers(model)
+    most = NEAR_BYTES // model.dtype.itemsize
+    return [
+        own or m * n <= most
+        for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True)
+    ]
+
+
 def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]:
     """Return what does each layer's products with n_rows samples: 0 BLAS with so many threads, 1
     loops over rows, 2 tiles, 3 the processor's matrix unit.
@@ -53,9 +64,10 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
     splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
     splits = splits and n_rows >= ROWS_OF_PANELS
     tiles = n_rows > ROWS_OF_TILES
-    near = tiles and n_rows <= FEW_ROWS and processor()[0] == 64 and blas.library() != "mkl"
     kinds = []
-    for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True):
+    for own, near, (m, n) in zip(
+        own_layers(model), near_layers(model), model.layout.shapes, strict=True
+    ):
         if own and n_rows >= NARROW_ROWS and _fits_panels(model, m, n):
             kinds.append(3)
         elif own:
@@ -63,7 +75,7 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
         elif splits and n > NARROW_UNITS:
             kinds.append(3)
         else:
-            kinds.append(2 if near and m * n * model.dtype.itemsize <= NEAR_BYTES else 0)
+            kinds.append(2 if tiles and near and blas_threads == 1 else 0)
     return kinds
 
 
@@ -78,8 +90,11 @@ def piece_rows(model: Model) -> int:
     if max(n_weights) > WIDE_WEIGHTS:
         return WIDE_PIECE
     m, n = model.layout.shapes[0]
-    tiles = own_layers(model)[0] and n > FEW_INPUTS and not _fits_panels(model, m, n)
-    return NARROW_PIECE if tiles else PIECE
+    if own_layers(model)[0]:
+        tiles = not _fits_panels(model, m, n)
+    else:
+        tiles = near_layers(model)[0] and not amx.usable(model.dtype)
+    return NARROW_PIECE if tiles and n > FEW_INPUTS else PIECE
 
 
 def position(array: np.ndarray | None) -> int:
@@ -161,10 +176,8 @@ class Workspace(Memory):
         h = [self.place(m * n_rows) if drops else 0 for drops, m in
                  zip(dropped, sizes[1:], strict=True)]  # fmt: skip
         kinds = product_kinds(model, n_rows, blas_threads)
-        # W of a narrow first layer may stand as columns, see `loop.train`.
-        turns, pitch = kinds[0] == 2 and sizes[1] <= NARROW_UNITS, -(-sizes[1] // 16) * 16
-        columns = kinds[0] == 2 or (kinds[0] == 1 and sizes[0] <= FEW_INPUTS)
-        widest = max(pitch, *sizes[1:])
+        columns = kinds[0] == 1 and sizes[0] <= FEW_INPUTS
+        gathers = kinds[0] in (0, 3)
         self.fixed = {
             **shared_tables(self, model, program, dropout_seed),
             "z": self.table(z),
@@ -178,12 +191,12 @@ class Workspace(Memory):
             "own": self.table(kinds),
             "by_columns": int(columns),
             "unit": self.numbers([1.0, 0.0]),
-            "turned": self.place(sizes[0] * pitch) if turns else 0,
-            "turned_pitch": pitch,
-            "spare": self.place(n_rows * widest),
+            "spare": self.place(n_rows * max(sizes[1:])),
             "panels": self._panels(kinds),
+            # Position and number of the rows that come next, see `tiles`.
+            "ahead": self.table([0] * 7) if kinds[0] == 2 else 0,
             "iota": self.hold(np.arange(max(n_rows, *sizes), dtype=np.int32)),
-            "X_buffer": self.place(sizes[0] * n_rows),
+            "X_buffer": self.place(sizes[0] * n_rows * gathers),
             "X_columns": self.place(sizes[0] * n_rows * columns),
             "Y_buffer": self.place(sizes[-1] * n_rows),
             "w_buffer": self.place(n_rows),

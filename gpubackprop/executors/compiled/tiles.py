@@ -6,7 +6,7 @@ numbers at the positions `a_rows` and `b_rows`, the update is part of the produc
 start.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     T: Any = None  # the arrays' dtype
@@ -14,14 +14,42 @@ if TYPE_CHECKING:
     tile: Any = None
     transposed: Any = None
     rows_of_next: Any = None  # rows of the next tile of so many
+    dots: Any = None
+    SAMPLES: int = 4  # of which it does so many at once
+    UNITS: int = 6
     LANES: int = 16  # numbers in a vector
     PAIR: int = 17  # columns from which a tile has two
     DEPTH: int = 256  # columns of A that are multiplied before the next
+    NEAR: int = 4096  # numbers
+    codes: Any = None  # position -> pointer to int64
+    rows_at: Any = None  # to int32
+    fetch_near: Any = None  # has the line of a position brought into the second cache
+    LINE: int = 16  # numbers in it
+
+Ints: TypeAlias = Any
+
+
+def _fetch_lines(ahead: Ints, work: int) -> None:
+    """Have what comes next brought near, a line for each `ahead[4]` of so many multiplications.
+
+    These are ahead[3] rows of ahead[2] numbers, at ahead[0] by the row numbers at ahead[1]; from
+    the column ahead[6] of row ahead[5] on, which move on.
+    """
+    left, n, t, q = work // ahead[4] * LINE, ahead[2], ahead[5], ahead[6]
+    while left > 0 and t < ahead[3]:
+        row, stop = ahead[0] + rows_at(ahead[1])[t] * n, min(q + left, n)
+        for i in range(q, stop, LINE):
+            fetch_near(row + i)
+        left, q = left - (stop - q), stop
+        if q >= n:
+            t, q = t + 1, 0
+    ahead[5], ahead[6] = t, q
 
 
 def multiply_tiles(
     A: int, a_rows: int, a_pitch: int, a_step: int, B: int, b_rows: int, b_pitch: int, C: int,
     c_pitch: int, m: int, n: int, depth: int, factors: int, bias: int,
+    ahead: int,
 ) -> None:  # fmt: skip
     """Write ``factors[0] * (A @ B + bias) + factors[1] * C`` to C, which is (m, n).
 
@@ -29,22 +57,50 @@ def multiply_tiles(
     """
     factor, p = numbers(factors)[0], 0
     while p < depth:
-        part, i = min(DEPTH, depth - p), 0
+        part, first = min(DEPTH, depth - p), 0
         kept = numbers(factors)[1] if p == 0 else T(1)
-        while i < m:
-            rows, start, q = rows_of_next(m - i), 0, 0
-            if bias != 0 and p == 0:
-                start = bias + i
-            while q < n:
-                vectors = 2 if n - q >= PAIR else 1
-                tile(
-                    rows, vectors, A + p * a_step, a_rows + i, a_pitch, a_step, B + q, b_rows + p,
-                    b_pitch, C + i * c_pitch + q, c_pitch, part, factor, kept, start,
-                    n - q - (vectors - 1) * LANES,
-                )  # fmt: skip
-                q += vectors * LANES
-            i += rows
+        # Columns of B that stay in the fastest cache, while the rows of A go by.
+        width = max(NEAR // part // (2 * LANES), 1) * 2 * LANES
+        while first < n:
+            stop, i = min(first + width, n), 0
+            while i < m:
+                rows, start, q = rows_of_next(m - i), 0, first
+                if bias != 0 and p == 0:
+                    start = bias + i
+                while q < stop:
+                    vectors = 2 if stop - q >= PAIR else 1
+                    if ahead != 0:
+                        _fetch_lines(codes(ahead), rows * vectors * part)
+                    tile(
+                        rows, vectors, A + p * a_step, a_rows + i, a_pitch, a_step, B + q,
+                        b_rows + p, b_pitch, C + i * c_pitch + q, c_pitch, part, factor, kept,
+                        start, stop - q - (vectors - 1) * LANES,
+                    )  # fmt: skip
+                    q += vectors * LANES
+                i += rows
+            first = stop
         p += part
+
+
+def multiply_rows(
+    X: int, rows: int, pitch: int, W: int, out: int, out_pitch: int, m: int, k: int, depth: int,
+    bias: int,
+) -> None:  # fmt: skip
+    """Write ``W @ X[rows].T + bias`` to out, which is (m, k); all rows have `depth` numbers."""
+    parts, groups = -(-k // SAMPLES), -(-m // UNITS)
+    most = -(-m // groups)
+    for i in range(parts * groups):
+        # What is less stays in the cache, while the other goes by.
+        t, j = i // groups * SAMPLES, i % groups * most
+        if m > k:
+            t, j = i % parts * SAMPLES, i // parts * most
+        start = 0
+        if bias != 0:
+            start = bias + j
+        dots(
+            min(most, m - j), X, rows + t, min(SAMPLES, k - t), pitch, W + j * depth, depth,
+            out + j * out_pitch + t, out_pitch, start,
+        )  # fmt: skip
 
 
 def transpose(

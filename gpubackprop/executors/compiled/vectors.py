@@ -20,6 +20,7 @@ _FEW = 6
 VECTORS = '''
 # So many rows of a tile of B stay in the fastest cache.
 DEPTH = 256
+NEAR = 16 * 1024 // {size}
 # AVX-512 masks for nothing; elsewhere that takes long, or is no vector instruction at all: there a
 # single vector of what is left is masked.
 MASKED_PAIRS, LANES, ROWS = {masked_pairs}, {lanes}, {rows}
