@@ -17,9 +17,9 @@ UNIT_SECONDS = 5e-9
 #: Of each parameter and update: reading and writing the gradient and the weights once more.
 PARAMETER_SECONDS = 0.4e-9
 #: Of each multiplication with an addition that a matrix unit does: in layers of more units and
-#: inputs than so many, from so many rows on. `compiled.tables` has the rules, and is not imported
-#: before it pays: a test holds both together. Left out are narrow layers of large batches, which
-#: gain little, and that many threads of BLAS are as fast.
+#: inputs than so many, from so many rows on. `compiled.tables` has the other rules, and is not
+#: imported before it pays: left out are narrow layers of large batches, which gain little, and that
+#: many threads of BLAS are as fast.
 MULTIPLY_SECONDS, LEAST_UNITS, LEAST_ROWS = 4e-12, 64, 64
 #: Importing Numba and SciPy. It counts where they are loaded, too: a job's bits must not depend on
 #: what its process did before.

@@ -7,6 +7,9 @@ from gpubackprop.executors.compiled.vectors import processor
 FLAGS = '{"reassoc", "contract", "nsz", "arcp", "afn"}'
 _OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True'
 
+#: What does a layer's products with a batch: a BLAS, loops over its rows, tiles, a matrix unit.
+BLAS, LOOPS, TILES, SPLIT = range(4)
+
 HEADER = '''
 import numpy as np
 from llvmlite import ir
@@ -37,8 +40,8 @@ doubles = pointer_to(types.float64, 8)
 codes = pointer_to(types.int64, 8)
 rows_at = pointer_to(types.int32, 4)
 NO, YES = ord("N"), ord("T")
-# What does the products of a layer that is not left to BLAS.
-LOOPS, TILES, SPLIT = 1, 2, 3
+LOOPS, TILES, SPLIT = {loops}, {tiles}, {split}
+# Whose inner products are computed at once, see `tiles`.
 SAMPLES = 4
 
 
@@ -170,6 +173,9 @@ def header(dtype: str) -> str:
     text = HEADER.format(
         dtype=dtype,
         flags=FLAGS,
+        loops=LOOPS,
+        tiles=TILES,
+        split=SPLIT,
         options=_OPTIONS,
         size=4 if single else 8,
         bits=8 * processor()[0],

@@ -11,14 +11,16 @@ import numpy as np
 from gpubackprop import dropout
 from gpubackprop.backends import blas
 from gpubackprop.buffers import Parameters
+from gpubackprop.executors import cpu_cost
 from gpubackprop.executors.compiled import amx
 from gpubackprop.executors.compiled.formulas import Program
+from gpubackprop.executors.compiled.header import BLAS, LOOPS, SPLIT, TILES
 from gpubackprop.executors.compiled.vectors import processor
 from gpubackprop.model import Model
 
 #: Layers of at most this many units, or weights, are done by loops of ours: BLAS would take longer
 #: to begin, or to pack.
-NARROW_UNITS, FEW_WEIGHTS = 64, 1024
+NARROW_UNITS, FEW_WEIGHTS = cpu_cost.LEAST_UNITS, 1024
 #: Of these, those with more weights are done in tiles, if a batch has more rows: 64-32-10 then
 #: trains 2.7 times as fast at 32 rows. Else loops over rows are quicker.
 LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
@@ -28,7 +30,7 @@ LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
 NEAR_BYTES = 1 << 20
 #: From so many rows on a matrix unit gains: 784-256-128-10 then trains 1.05 times as fast as with
 #: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
-ROWS_OF_PANELS, EQUAL_THREADS = 64, 2
+ROWS_OF_PANELS, EQUAL_THREADS = cpu_cost.LEAST_ROWS, 2
 #: Of narrow layers it gains on tiles where there are so many units, of the 32 that it always does,
 #: so many inputs, and rows: a full batch of 784-30-10 then trains 1.08 times as fast on a quiet
 #: processor, and as fast on a busy one.
@@ -58,8 +60,8 @@ def near_layers(model: Model) -> list[bool]:
 
 
 def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]:
-    """Return what does each layer's products with n_rows samples: 0 BLAS with so many threads, 1
-    loops over rows, 2 tiles, 3 the processor's matrix unit.
+    """Return what does each layer's products with n_rows samples, as `header` numbers it, where
+    BLAS has so many threads.
     """
     splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
     splits = splits and n_rows >= ROWS_OF_PANELS
@@ -69,13 +71,13 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
         own_layers(model), near_layers(model), model.layout.shapes, strict=True
     ):
         if own and n_rows >= NARROW_ROWS and _fits_panels(model, m, n):
-            kinds.append(3)
+            kinds.append(SPLIT)
         elif own:
-            kinds.append(2 if tiles and m * n > LEAST_WEIGHTS else 1)
+            kinds.append(TILES if tiles and m * n > LEAST_WEIGHTS else LOOPS)
         elif splits and n > NARROW_UNITS:
-            kinds.append(3)
+            kinds.append(SPLIT)
         else:
-            kinds.append(2 if tiles and near and blas_threads == 1 else 0)
+            kinds.append(TILES if tiles and near and blas_threads == 1 else BLAS)
     return kinds
 
 
@@ -176,8 +178,8 @@ class Workspace(Memory):
         h = [self.place(m * n_rows) if drops else 0 for drops, m in
                  zip(dropped, sizes[1:], strict=True)]  # fmt: skip
         kinds = product_kinds(model, n_rows, blas_threads)
-        columns = kinds[0] == 1 and sizes[0] <= FEW_INPUTS
-        gathers = kinds[0] in (0, 3)
+        columns = kinds[0] == LOOPS and sizes[0] <= FEW_INPUTS
+        gathers = kinds[0] in (BLAS, SPLIT)
         self.fixed = {
             **shared_tables(self, model, program, dropout_seed),
             "z": self.table(z),
@@ -194,7 +196,7 @@ class Workspace(Memory):
             "spare": self.place(n_rows * max(sizes[1:])),
             "panels": self._panels(kinds),
             # Position and number of the rows that come next, see `tiles`.
-            "ahead": self.table([0] * 7) if kinds[0] == 2 else 0,
+            "ahead": self.table([0] * 7) if kinds[0] == TILES else 0,
             "iota": self.hold(np.arange(max(n_rows, *sizes), dtype=np.int32)),
             "X_buffer": self.place(sizes[0] * n_rows * gathers),
             "X_columns": self.place(sizes[0] * n_rows * columns),
@@ -213,7 +215,7 @@ class Workspace(Memory):
         k, shapes = self.n_rows, self.model.layout.shapes
         wanted = [
             amx.room(*sizes)
-            for (m, n), kind in zip(shapes, kinds, strict=True) if kind == 3
+            for (m, n), kind in zip(shapes, kinds, strict=True) if kind == SPLIT
             for sizes in ((m, k, n), (n, k, m), (m, n, k))
         ]  # fmt: skip
         if not wanted:
