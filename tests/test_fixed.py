@@ -54,6 +54,26 @@ def test_rows_that_cannot_be_read_in_place(always):
         check(**OPTIONS | {"data": (X.astype("float32"), Y)}, fit={"batch_size": batch_size})
 
 
+def test_a_batch_in_slices(always):
+    n = 2 * gb.backprop.SLICE + 5
+    x, y = RNG.normal(size=(n, 3)), RNG.normal(size=n)
+    options = {"sizes": (3, 2, 1), "hidden": "sigmoid", "output": "identity", "loss": "squared"}
+    for rows in (x, x.astype("float32")):  # read in place, and gathered slice by slice
+        for batch_size in (n, n - 3):
+            fit = {"batch_size": batch_size, "epochs": 2}
+            check(**options, data=(rows, y), fit=fit)
+
+
+@pytest.mark.parametrize("count", [(5, 3), (1, 1), (7, 6)])
+def test_rows_of_any_width(count, always):
+    """Whose numbers come in fours, twos and one by one."""
+    n_in, n_out = count
+    data = RNG.normal(size=(N, n_in)), RNG.normal(size=(N, n_out))
+    options = OPTIONS | {"sizes": (n_in, 2, n_out), "hidden": ["sigmoid"], "data": data}
+    for batch_size in (1, 7, 64):
+        check(**options, fit={"batch_size": batch_size})
+
+
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_a_schedule_and_however_epochs_are_cut(batch_size, always, monkeypatch):
     rate = gb.SGD(gb.Cosine(0.1, epochs=3, warmup=1))
@@ -110,7 +130,7 @@ CANNOT = {
     "a layer of 65 parameters": {"sizes": (12, 5, 1)},
     "many layers": {"sizes": (7, *[7] * 5, 1)},
     "batches of the source's": {"batch_size": None},
-    "a batch in slices": {"batch_size": gb.backprop.SLICE + 1},
+    "a batch that threads share": {"batch_size": 1 << 21, "threads": 4},
 }
 
 

@@ -184,7 +184,7 @@ class Compiled:
         if self._loop.name == "fixed":
             if self._buffer is None:
                 self._memory = Memory(job.model.dtype)
-                self._buffer = {"buffer": self._memory.place(fixed.buffer_size(job.model))}
+                self._buffer = {"memory": self._memory.place(fixed.buffer_size(job.model))}
             return self._buffer
         if self._split is not None:
             return self._split.fixed

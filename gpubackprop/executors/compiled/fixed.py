@@ -1,10 +1,10 @@
 """Writes a program for one small network, with every size in it as a number.
 
-The weights are local variables, so that the compiler keeps them in registers. One sample at a time
-(SGD) is straight code. Of a batch, the samples are the elements of vectors: up to `COLUMNS` of them
-at once stand as columns of a buffer of inputs, outputs and deltas, one row for each unit. The
-formulas are printed from the same expressions as everywhere. Compiling takes seconds for each new
-network: it is done for long jobs of small networks, and then the program is there for short ones.
+Everything is a vector (`lanes`), a local variable that the compiler keeps in registers: of one
+sample (SGD) the units of a layer, of a batch some samples' numbers of one unit (`samples`). A
+batch's gradient is summed up lane by lane, and over the lanes once. The formulas are printed from
+the same expressions as everywhere. Compiling takes seconds for each new network: it is done for
+long jobs of small networks, and then the program is there for short ones.
 """
 
 import functools
@@ -15,25 +15,24 @@ from gpubackprop.backprop import SLICE
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import cache
 from gpubackprop.executors.compiled.header import header
+from gpubackprop.executors.compiled.lanes import lanes
 from gpubackprop.executors.compiled.printer import to_function
+from gpubackprop.executors.compiled.samples import samples, vector
+from gpubackprop.executors.compiled.split import parts_of
 from gpubackprop.model import Model
 
-#: Samples of a batch that are done at once.
-COLUMNS = 64
 #: What the compiled function reads from its one argument, in this order, and what it makes of each.
 PARAMETERS = {
-    "X": "numbers", "Y": "numbers", "order": "rows_at", "W": "codes", "b": "codes",
-    "buffer": "numbers", "start": "", "stop": "", "batch_size": "", "scalars": "",
-    "scalars_step": "", "batch": "", "sums": "doubles",
+    "X": "", "Y": "", "order": "rows_at", "W": "codes", "b": "codes", "memory": "",
+    "start": "", "stop": "", "batch_size": "", "whole": "", "first": "", "last": "",
+    "scalars": "", "scalars_step": "", "batch": "", "sums": "doubles",
 }  # fmt: skip
-#: Sums that a loop over samples can hold in registers: this many units times inputs.
-UNITS, INPUTS = 2, 4
-
-
 #: A layer of more parameters gains nothing; a network of more takes too long to compile.
 LAYER_PARAMETERS, PARAMETERS_IN_ALL = 64, 256
-#: Seconds to compile the program for one sample or for batches, by parameter.
-SECONDS = {True: 0.05, False: 0.15}
+#: Seconds to compile the program for one sample or for batches, by parameter, and for any.
+SECONDS, LEAST_SECONDS = {True: 0.03, False: 0.12}, 2.5
+#: So many threads that share a batch of the direct loop's are slower than the program is alone.
+THREADS = 2
 #: Seconds that it saves by sample, and what it must save: so many times what it takes to compile.
 SAVED, WORTH = {True: 0.35e-6, False: 0.1e-6}, 4
 
@@ -48,7 +47,7 @@ def can(job: Job, *, masked: bool) -> bool:
     model, pair = job.model, job.model.pair
     return (
         job.batch_size is not None
-        and job.batch_size <= SLICE
+        and parts_of(job, "direct") <= THREADS
         and not (masked or job.weighted or any(model.dropout))
         and job.optimizer.plain
         and model.activations[-1].elementwise
@@ -73,7 +72,7 @@ def is_wanted(job: Job) -> bool:
 
 def compile_seconds(job: Job) -> float:
     """Return about how long it takes to compile the program."""
-    return 1.0 + SECONDS[job.batch_size == 1] * sum(n_parameters(job.model))
+    return LEAST_SECONDS + SECONDS[job.batch_size == 1] * sum(n_parameters(job.model))
 
 
 def text_of(job: Job) -> str:
@@ -99,10 +98,12 @@ def write_fixed(model: Model, *, single: bool) -> str:
     ]
     # 0 stands for the rows in their own order.
     values.append("r[2]")
+    dtype = model.dtype.name
     parts = [
-        header(model.dtype.name),
+        header(dtype) + lanes(dtype) + ("" if single else samples(dtype)),
         *network.formulas(),
-        _function(f"@fast\ndef train({arguments}, ordered)", ["whole_vectors()", *body]),
+        *network.readers(single=single),
+        _function(f"@rounded\ndef train({arguments}, ordered)", ["whole_vectors()", *body]),
         _function(
             f"{decorator}\ndef entry(run)",
             ["whole_vectors()", "r = codes(run)", f"train({', '.join(values)})"],
@@ -119,8 +120,12 @@ def _inside(head: str, lines: list[str]) -> list[str]:
     return [head, *(f"    {line}" for line in lines)]
 
 
-def _groups(n: int, most: int) -> list[range]:
-    return [range(i, min(i + most, n)) for i in range(0, n, most)]
+def _tree(terms: list[str]) -> str:
+    """Print a sum of halves: the fewest steps one after the other."""
+    if len(terms) <= 2:
+        return " + ".join(terms)
+    half = (len(terms) + 1) // 2
+    return f"({_tree(terms[:half])}) + ({_tree(terms[half:])})"
 
 
 class _Network:
@@ -143,24 +148,146 @@ class _Network:
         yield to_function("loss", pair.loss, ("o", "z", "y"))
         yield to_function("slope", pair.delta, ("o", "z", "y", "scale"))
 
-    def parameters(self) -> Iterator[tuple[str, str]]:
+    def readers(self, *, single: bool) -> list[str]:
+        """Print what reads so many numbers at once, or samples."""
+        if single:
+            return [f"read_{n} = reading({n})" for n in sorted(set(self.sizes))]
+        return [f"read_samples = sampling({self.sizes[0]}, {self.sizes[-1]})"]
+
+    def parameters(self) -> list[tuple[str, str]]:
         """Return the name of each parameter, and where it stands."""
+        found = []
         for l in self.layers:
             n = self.sizes[l]
             for j in range(self.sizes[l + 1]):
-                for q in range(n):
-                    yield f"{l}_{j}_{q}", f"at_w{l}[{j * n + q}]"
+                found += [(f"{l}_{j}_{q}", f"at_w{l}[{j * n + q}]") for q in range(n)]
                 if self.model.bias[l]:
-                    yield f"{l}_{j}_b", f"at_b{l}[{j}]"
+                    found.append((f"{l}_{j}_b", f"at_b{l}[{j}]"))
+        return found
 
-    def _begin(self) -> list[str]:
-        lines = []
+    def _places(self) -> list[str]:
+        return [f"at_w{l}, at_b{l} = numbers(W[{l}]), numbers(b[{l}])" for l in self.layers]
+
+    def _reads(self, l: int) -> str:
+        """Return the letter of what the f' of layer l's inputs reads."""
+        return "z" if self.model.activations[l - 1].reads == "z" else "a"
+
+    # ---- one sample at a time ---------------------------------------------------------------
+
+    def one_by_one(self) -> list[str]:
+        """Print the loop over samples: the units of a layer are the elements of vectors.
+
+        W's columns and its rows both are, wherever errors go through it: the same numbers.
+        """
+        n, m, last = self.sizes[0], self.sizes[-1], self.model.n_layers
+        body = ["row = s", *_inside("if ordered != 0:", ["row = order[s]"])]
+        body += [f"a0, y = read_{n}(X + row * {n}), read_{m}(Y + row * {m})"]
+        body += ["rate = numbers(scalars + (s - start) * scalars_step)[0]"]
         for l in self.layers:
-            lines += [f"at_w{l}, at_b{l} = numbers(W[{l}]), numbers(b[{l}])"]
-        return lines + [f"w{name} = {place}" for name, place in self.parameters()]
+            terms = [f"c{l}_{q} * element(a{l}, {q})" for q in range(self.sizes[l])]
+            terms = [f"b{l}", *terms] if self.model.bias[l] else terms
+            body += [f"z{l + 1} = {_tree(terms)}", f"a{l + 1} = f{l}(z{l + 1})"]
+        body.append(f"value = sum_of(loss(a{last}, z{last}, y))")
+        body.append(f"d{last} = slope(a{last}, z{last}, y, T(1))")
+        for l in reversed(self.layers[1:]):
+            terms = [f"r{l}_{j} * element(d{l + 1}, {j})" for j in range(self.sizes[l + 1])]
+            body.append(f"d{l} = back{l - 1}({_tree(terms)}, {self._reads(l)}{l})")
+        for l in self.layers:
+            body += self._step(l)
+        bad = "if sums[1] < 0 and not is_finite(float(value)):"
+        body += ["sums[0] += value", *_inside(bad, ["sums[1] = batch + s - start"])]
+        begin, end = self._begin(), self._end()
+        return [*self._places(), *begin, *_inside("for s in range(start, stop):", body), *end]
 
-    def _end(self) -> list[str]:
-        return [f"{place} = w{name}" for name, place in self.parameters()]
+    def _step(self, l: int) -> Iterator[str]:
+        yield f"step = rate * d{l + 1}"
+        for q in range(self.sizes[l]):
+            yield f"c{l}_{q} = c{l}_{q} - step * element(a{l}, {q})"
+        for j in range(self.sizes[l + 1] if l > 0 else 0):
+            yield f"r{l}_{j} = r{l}_{j} - element(step, {j}) * a{l}"
+        if self.model.bias[l]:
+            yield f"b{l} = b{l} - step"
+
+    def _begin(self) -> Iterator[str]:
+        for l in self.layers:
+            n, m = self.sizes[l], self.sizes[l + 1]
+            for q in range(n):
+                column = ", ".join(f"at_w{l}[{j * n + q}]" for j in range(m))
+                yield f"c{l}_{q} = lanes(({column},))"
+            for j in range(m if l > 0 else 0):
+                yield f"r{l}_{j} = read_{n}(W[{l}] + {j * n})"
+            if self.model.bias[l]:
+                yield f"b{l} = read_{m}(b[{l}])"
+
+    def _end(self) -> Iterator[str]:
+        for l in self.layers:
+            n, m = self.sizes[l], self.sizes[l + 1]
+            for j in range(m):
+                yield from (f"at_w{l}[{j * n + q}] = element(c{l}_{q}, {j})" for q in range(n))
+                if self.model.bias[l]:
+                    yield f"at_b{l}[{j}] = element(b{l}, {j})"
+
+    # ---- batches ----------------------------------------------------------------------------
+
+    def batches(self) -> list[str]:
+        """Print the loop over batches.
+
+        The parameters stand in the buffer, and behind them the gradient: whole vectors of them.
+        """
+        named, size = self.parameters(), self.packed()
+        batch = [
+            "n = min(batch_size, stop - s)",
+            "scale, total = T(1.0 / (whole if whole != 0 else n)), no_loss()",
+            *(f"w{name} = buffer[{i}]" for i, (name, _) in enumerate(named)),
+            *_inside("if first == 0:", [
+                *_inside(f"for i in range({size}, {2 * size}):", ["buffer[i] = T(0)"]),
+            ]),
+            *_inside(f"for p in range(s, s + n, {SLICE}):", self._slice()),
+            "loss_sum = sum_of(total)",
+            "sums[0] += loss_sum",
+            *_inside("if sums[1] < 0 and not is_finite(loss_sum):", ["sums[1] = batch + done"]),
+            *_inside("if last != 0:", [
+                "rate = numbers(scalars + done * scalars_step)[0]",
+                *_inside(f"for i in range({size}):", [f"buffer[i] -= rate * buffer[{size} + i]"]),
+            ]),
+            "done += 1",
+            "s += n",
+        ]  # fmt: skip
+        begin = [f"buffer[{i}] = {place}" for i, (_, place) in enumerate(named)]
+        end = [f"{place} = buffer[{i}]" for i, (_, place) in enumerate(named)]
+        loop = _inside("while s < stop:", batch)
+        return [
+            *self._places(),
+            "buffer = numbers(memory)",
+            *begin,
+            "s, done = start, 0",
+            *loop,
+            *end,
+        ]
+
+    def packed(self) -> int:
+        """Return how many numbers the parameters are as whole vectors."""
+        whole = vector(self.model.dtype.name)
+        return -(-len(self.parameters()) // whole) * whole
+
+    def _slice(self) -> list[str]:
+        """Print what is done with so many samples that their sums are exact enough."""
+        n, m = self.sizes[0], self.sizes[-1]
+        names = [f"g{name}" for name, _ in self.parameters()]
+        given = ", ".join([*(f"a0_{q}" for q in range(n)), *(f"y_{j}" for j in range(m))])
+        body = [
+            f"{given} = read_samples(X, Y, ordered, i, end)",
+            "share = only(scale, end - i)",
+            *self._forward(), *self._output(), *self._backward(),
+            "total = total + widened(only(value, end - i))",
+            *self._gradient(),
+        ]  # fmt: skip
+        return [
+            f"end = min(p + {SLICE}, s + n)",
+            *(f"{name} = zeros()" for name in names),
+            *_inside("for i in range(p, end, LANES):", body),
+            f"add_sums(memory + {self.packed()}, ({', '.join(names)},))",
+        ]
 
     def _forward(self) -> Iterator[str]:
         for l in self.layers:
@@ -172,105 +299,31 @@ class _Network:
 
     def _output(self) -> Iterator[str]:
         last = self.model.n_layers
-        outputs = range(self.sizes[-1])
-        arguments = [f"a{last}_{j}, z{last}_{j}, y_{j}" for j in outputs]
+        arguments = [f"a{last}_{j}, z{last}_{j}, y_{j}" for j in range(self.sizes[-1])]
         yield f"value = {' + '.join(f'loss({one})' for one in arguments)}"
-        for j in outputs:
-            yield f"d{last}_{j} = slope({arguments[j]}, scale)"
+        for j, one in enumerate(arguments):
+            yield f"d{last}_{j} = slope({one}, share)"
 
     def _backward(self) -> Iterator[str]:
         for l in reversed(self.layers[1:]):
-            reads = "z" if self.model.activations[l - 1].reads == "z" else "a"
             for q in range(self.sizes[l]):
                 terms = [f"w{l}_{j}_{q} * d{l + 1}_{j}" for j in range(self.sizes[l + 1])]
-                yield f"d{l}_{q} = back{l - 1}({' + '.join(terms)}, {reads}{l}_{q})"
+                yield f"d{l}_{q} = back{l - 1}({' + '.join(terms)}, {self._reads(l)}{l}_{q})"
 
-    # ---- one sample at a time ---------------------------------------------------------------
-
-    def one_by_one(self) -> list[str]:
-        """Print the loop over samples."""
-        n, m = self.sizes[0], self.sizes[-1]
-        body = ["row = s", *_inside("if ordered != 0:", ["row = order[s]"])]
-        body += [f"a0_{q} = X[row * {n} + {q}]" for q in range(n)]
-        body += [f"y_{j} = Y[row * {m} + {j}]" for j in range(m)]
-        body += ["rate = numbers(scalars + (s - start) * scalars_step)[0]"]
-        body += [*self._forward(), *self._output(), *self._backward()]
+    def _gradient(self) -> Iterator[str]:
         for l in self.layers:
-            for j in range(self.sizes[l + 1]):
-                body.append(f"step = rate * d{l + 1}_{j}")
-                body += [f"w{l}_{j}_{q} -= step * a{l}_{q}" for q in range(self.sizes[l])]
-                if self.model.bias[l]:
-                    body.append(f"w{l}_{j}_b -= step")
-        bad = "if sums[1] < 0 and not is_finite(float(value)):"
-        body += ["sums[0] += value", *_inside(bad, ["sums[1] = batch + s - start"])]
-        begin = [*self._begin(), "scale = T(1)"]
-        return [*begin, *_inside("for s in range(start, stop):", body), *self._end()]
-
-    # ---- batches ----------------------------------------------------------------------------
-
-    def batches(self) -> list[str]:
-        """Print the loop over batches."""
-        names = [name for name, _ in self.parameters()]
-        piece = _inside(f"for p in range(0, n, {COLUMNS}):", self._piece())
-        batch = [
-            "n = min(batch_size, stop - s)",
-            "scale, total = T(1.0 / n), 0.0",
-            *(f"g{name} = T(0)" for name in names),
-            *piece,
-            "rate = numbers(scalars + done * scalars_step)[0]",
-            *(f"w{name} -= rate * g{name}" for name in names),
-            "sums[0] += total",
-            *_inside("if sums[1] < 0 and not is_finite(total):", ["sums[1] = batch + done"]),
-            "done += 1",
-            "s += n",
-        ]
-        begin = [*self._begin(), "s, done = start, 0"]
-        return [*begin, *_inside("while s < stop:", batch), *self._end()]
-
-    def places(self) -> dict[str, int]:
-        """Return where the rows of the buffer begin, by the name of what stands there."""
-        names = [f"a{l}_{q}" for l in self.layers for q in range(self.sizes[l])]
-        names += [f"d{l + 1}_{j}" for l in self.layers for j in range(self.sizes[l + 1])]
-        names += [f"y_{j}" for j in range(self.sizes[-1])]
-        return {name: i * COLUMNS for i, name in enumerate(names)}
-
-    def _piece(self) -> list[str]:
-        """Print what is done with up to `COLUMNS` samples."""
-        n, m, at = self.sizes[0], self.sizes[-1], self.places()
-        read = ["row = s + p + i", *_inside("if ordered != 0:", ["row = order[s + p + i]"])]
-        read += [f"buffer[{at[f'a0_{q}']} + i] = X[row * {n} + {q}]" for q in range(n)]
-        read += [f"buffer[{at[f'y_{j}']} + i] = Y[row * {m} + {j}]" for j in range(m)]
-        given = [f"a0_{q}" for q in range(n)] + [f"y_{j}" for j in range(m)]
-        work = [f"{name} = buffer[{at[name]} + i]" for name in given]
-        work += [*self._forward(), *self._output(), *self._backward(), "part += value"]
-        made = [name for name in at if name not in given]
-        work += [f"buffer[{at[name]} + i] = {name}" for name in made]
-        lines = [f"k, part = min({COLUMNS}, n - p), T(0)"]
-        lines += _inside("for i in range(k):", read)
-        lines += [*_inside("for i in range(k):", work), "total += part"]
-        for l in self.layers:
-            lines += self._gradient(l, at)
-        return lines
-
-    def _gradient(self, l: int, at: dict[str, int]) -> Iterator[str]:
-        """Print the sums over samples of a layer, some units and inputs at a time."""
-        for units in _groups(self.sizes[l + 1], UNITS):
-            for inputs in _groups(self.sizes[l], INPUTS):
-                body = [f"x{q} = buffer[{at[f'a{l}_{q}']} + i]" for q in inputs]
-                sums = []
-                for j in units:
-                    body.append(f"e = buffer[{at[f'd{l + 1}_{j}']} + i]")
-                    if inputs[0] == 0 and self.model.bias[l]:
-                        body.append(f"s{j}_b += e")
-                        sums.append(f"{j}_b")
-                    body += [f"s{j}_{q} += e * x{q}" for q in inputs]
-                    sums += [f"{j}_{q}" for q in inputs]
-                yield from (f"s{name} = T(0)" for name in sums)
-                yield from _inside("for i in range(k):", body)
-                yield from (f"g{l}_{name} += s{name}" for name in sums)
+            for half in "low", "high":
+                for q in range(self.sizes[l]):
+                    yield f"x{q} = {half}(a{l}_{q})"
+                for j in range(self.sizes[l + 1]):
+                    yield f"e = {half}(d{l + 1}_{j})"
+                    for q in range(self.sizes[l]):
+                        yield f"g{l}_{j}_{q} = g{l}_{j}_{q} + e * x{q}"
+                    if self.model.bias[l]:
+                        yield f"g{l}_{j}_b = g{l}_{j}_b + e"
 
 
 @functools.lru_cache
 def buffer_size(model: Model) -> int:
     """Return how many numbers the buffer of a program holds."""
-    return len(_Network(model).places()) * COLUMNS
+    return 2 * _Network(model).packed()

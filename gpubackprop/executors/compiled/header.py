@@ -105,7 +105,9 @@ def whole_vectors(context):
     """
 
     def build(target, builder, signature, arguments):
-        set.add(builder.function.attributes, '"prefer-vector-width"="{bits}"')
+        attributes = builder.function.attributes
+        set.add(attributes, '"prefer-vector-width"="{bits}"')
+        attributes.alignstack = {bits} // 8
         return target.get_dummy_value()
 
     return types.void(), build
@@ -136,14 +138,30 @@ def call_long(context, f, a, b, c, d, e, g, h, i, j, k, l, m, n, o, p):
     return calling(15)
 
 
+def like(value, element):
+    """Return the type of what has an element for each of a value's."""
+    return element
+
+
+@intrinsic
+def choose(context, condition, x, y):
+    """Return x where a condition holds, else y: both are computed."""
+
+    def build(target, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    number = types.{dtype}
+    return number(types.boolean, number, number), build
+
+
 @fast
 def fmax(x, y):
-    return x if x >= y or y != y else y
+    return choose((x >= y) | (y != y), x, y)
 
 
 @fast
 def fmin(x, y):
-    return x if x <= y or y != y else y
+    return choose((x <= y) | (y != y), x, y)
 
 
 @fast

@@ -25,7 +25,7 @@ class Constants:
 
 def to_scalar(node: Node, name: Callable[[str], str] = str) -> str:
     """Print a formula in a type `T`, its names as `name` prints them."""
-    return infix(node, lambda x: f"T({x!r})", "({x} if {c} else {y})", name=name)
+    return infix(node, lambda x: f"T({x!r})", "choose({c}, {x}, {y})", name=name)
 
 
 def to_statements(

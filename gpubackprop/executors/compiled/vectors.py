@@ -17,6 +17,27 @@ _STEPS = {
 #: So few are one tile.
 _FEW = 6
 
+#: Turns squares of numbers: behind it come what wants rows as columns.
+EXCHANGE = '''
+def exchanged(builder, lines):
+    """Return vectors in whose squares rows and columns have changed places.
+
+    A square has as many rows as there are vectors, a power of two; each vector is so many rows.
+    """
+    count, distance = lines[0].type.count, 1
+    kind = ir.VectorType(ir.IntType(32), count)
+    while distance < len(lines):
+        for i in range(len(lines)):
+            if not i & distance:
+                one, two = lines[i], lines[i + distance]
+                low = [l + count - distance if l & distance else l for l in range(count)]
+                high = [l + count if l & distance else l + distance for l in range(count)]
+                lines[i] = builder.shuffle_vector(one, two, ir.Constant(kind, low))
+                lines[i + distance] = builder.shuffle_vector(one, two, ir.Constant(kind, high))
+        distance *= 2
+    return lines
+'''.strip()
+
 VECTORS = '''
 # So many rows of a tile of B stay in the fastest cache.
 DEPTH = 256
@@ -175,19 +196,7 @@ def tile(
     return types.void(*[types.int64] * 12, number, number, types.int64, types.int64), build
 
 
-def exchanged(builder, lines):
-    """Return the columns of a square block."""
-    distance = 1
-    while distance < LANES:
-        for i in range(LANES):
-            if not i & distance:
-                one, two = lines[i], lines[i + distance]
-                low = [l + LANES - distance if l & distance else l for l in range(LANES)]
-                high = [l + LANES if l & distance else l + distance for l in range(LANES)]
-                lines[i] = builder.shuffle_vector(one, two, ir.Constant(INDICES, low))
-                lines[i + distance] = builder.shuffle_vector(one, two, ir.Constant(INDICES, high))
-        distance *= 2
-    return lines
+{exchange}
 
 
 @intrinsic
@@ -257,6 +266,7 @@ def vectors(dtype: str) -> str:
         dtype=dtype,
         llvm="FloatType" if single else "DoubleType",
         kind="f32" if single else "f64",
+        exchange=EXCHANGE,
     )
     lines = ["", "", "@fast", "def rows_of_next(left):"]
     lines += [f"    if left >= {least}:\n        return {rows}" for least, rows in steps]
