@@ -238,7 +238,6 @@ class _Network:
         batch = [
             "n = min(batch_size, stop - s)",
             "scale, total = T(1.0 / (whole if whole != 0 else n)), no_loss()",
-            *(f"w{name} = buffer[{i}]" for i, (name, _) in enumerate(named)),
             *_inside("if first == 0:", [
                 *_inside(f"for i in range({size}, {2 * size}):", ["buffer[i] = T(0)"]),
             ]),
@@ -276,8 +275,10 @@ class _Network:
         names = [f"g{name}" for name, _ in self.parameters()]
         given = ", ".join([*(f"a0_{q}" for q in range(n)), *(f"y_{j}" for j in range(m))])
         body = [
-            f"{given} = read_samples(X, Y, ordered, i, end)",
+            f"{given} = read_samples(X, Y, ordered, i, end, stop)",
             "share = only(scale, end - i)",
+            "read_anew()",
+            *(f"w{name} = buffer[{i}]" for i, (name, _) in enumerate(self.parameters())),
             *self._forward(), *self._output(), *self._backward(),
             "total = total + widened(only(value, end - i))",
             *self._gradient(),

@@ -83,15 +83,19 @@ def fetch_near(context, position):
     return fetching(2)
 
 
+def prefetch(builder, position, level):
+    address = builder.mul(position, ir.Constant(ir.IntType(64), {size}))
+    pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, whole, whole, whole])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    how = [ir.Constant(whole, n) for n in (0, level, 1)]
+    given = [builder.inttoptr(address, pointer), *how]
+    builder.call(function, given)
+
+
 def fetching(level):
     def build(target, builder, signature, arguments):
-        address = builder.mul(arguments[0], ir.Constant(ir.IntType(64), {size}))
-        pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, whole, whole, whole])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        how = [ir.Constant(whole, n) for n in (0, level, 1)]
-        given = [builder.inttoptr(address, pointer), *how]
-        builder.call(function, given)
+        prefetch(builder, arguments[0], level)
         return target.get_dummy_value()
 
     return types.void(types.int64), build

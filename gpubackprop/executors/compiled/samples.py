@@ -28,6 +28,17 @@ low, high = part(0), part(VECTOR)
 
 
 @intrinsic
+def read_anew(context):
+    """Have what is read after it read anew: kept from before it would be written in between."""
+
+    def build(target, builder, signature, arguments):
+        builder.fence("seq_cst", "singlethread")
+        return target.get_dummy_value()
+
+    return types.void(), build
+
+
+@intrinsic
 def zeros(context):
     kind = Lanes(VECTOR, NUMBER)
 
@@ -112,11 +123,11 @@ def sampling(n_in, n_out):
     """Return what reads samples."""
 
     @intrinsic
-    def read(context, X, Y, order, first, stop):
+    def read(context, X, Y, order, first, stop, end):
         kind = types.UniTuple(Lanes(LANES, NUMBER), n_in + n_out)
 
         def build(target, builder, signature, arguments):
-            X, Y, order, first, stop = arguments
+            X, Y, order, first, stop, end = arguments
             whole = ir.IntType(64)
             found = [
                 cgutils.alloca_once(builder, target.get_value_type(kind.dtype))
@@ -133,6 +144,15 @@ def sampling(n_in, n_out):
                 row = builder.load(builder.inttoptr(address, ir.IntType(32).as_pointer()))
                 return builder.sext(row, whole)
 
+            def fetch_next():
+                after = [builder.add(number, ir.Constant(whole, LANES)) for number in numbers]
+                with builder.if_then(builder.icmp_signed("<", after[-1], end)):
+                    for number in after:
+                        row = row_at(number)
+                        for start, width in (X, n_in), (Y, n_out):
+                            at = builder.mul(row, ir.Constant(whole, width))
+                            prefetch(builder, builder.add(start, at), 3)
+
             numbers = [builder.add(first, ir.Constant(whole, i)) for i in range(LANES)]
             last = builder.sub(stop, ir.Constant(whole, 1))
             is_whole = builder.icmp_signed("<=", numbers[-1], last)
@@ -141,6 +161,7 @@ def sampling(n_in, n_out):
                 with then, builder.if_else(ordered) as (one, two):
                     with one:
                         read_rows([row_at(number) for number in numbers])
+                        fetch_next()
                     with two:
                         read_rows(numbers)
                 with otherwise:
@@ -156,7 +177,7 @@ def sampling(n_in, n_out):
             values = [builder.load(place) for place in found]
             return target.make_tuple(builder, kind, values)
 
-        return kind(*[types.int64] * 5), build
+        return kind(*[types.int64] * 6), build
 
     return read
 
