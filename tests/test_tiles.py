@@ -79,11 +79,11 @@ def test_products_of_all_sizes(dtype, processor, monkeypatch):
 def test_products_of_rows_of_all_sizes(dtype, processor, monkeypatch):
     multiply = functions(dtype, processor, monkeypatch)["multiply_rows"]
     rng, rtol = np.random.default_rng(4), 1e-5 if dtype == "float32" else 1e-13
-    rows = rng.permutation(50).astype(np.int32)
+    rows = rng.permutation(100).astype(np.int32)
     for m in SIZES:
-        for k in (1, 2, 3, 4, 5, 8, 30, 33):
+        for k in (1, 2, 3, 4, 5, 8, 30, 33, 90):
             depth = int(rng.choice([1, 2, 3, 15, 16, 17, 40, 785]))
-            X = rng.standard_normal((50, depth + 2)).astype(dtype)
+            X = rng.standard_normal((100, depth + 2)).astype(dtype)
             W = rng.standard_normal((m, depth)).astype(dtype)
             bias = rng.standard_normal(m).astype(dtype)
             exact = W.astype(float) @ X[rows[:k], :depth].T.astype(float)
@@ -115,8 +115,32 @@ def test_transposes_of_all_sizes(dtype, processor, monkeypatch):
             assert_array_equal(out[:n, :k], X[rows[:k], :n].T + bias[:, None])
 
 
+@pytest.mark.parametrize(("dtype", "processor"), CASES)
+def test_products_of_matrices_larger_than_a_cache(dtype, processor, monkeypatch):
+    multiply = functions(dtype, processor, monkeypatch)["multiply_tiles"]
+    rng, iota = np.random.default_rng(5), np.arange(1200, dtype=np.int32)
+    # A large B, a large C, and both; the rest of 256 numbers, of 8 rows, of 32 columns.
+    for m, n, depth in ((19, 1050, 300), (550, 610, 7), (300, 1100, 270)):
+        A, B = (rng.standard_normal(size).astype(dtype) for size in ((m, depth), (depth, n)))
+        C = rng.standard_normal((m + 1, n)).astype(dtype)
+        before, exact = C.astype(float), A.astype(float) @ B
+        for factors in ((1.0, 0.0), (-0.5, 1.0)):
+            multiply(place(A), place(iota), depth, 1, place(B), place(iota), n, place(C), n, m, n,
+                     depth, place(np.array(factors, dtype)), 0, 0)  # fmt: skip
+        rtol = 2e-5 if dtype == "float32" else 1e-12
+        assert_allclose(C[:m], 0.5 * exact, rtol=rtol, atol=rtol * np.sqrt(depth))
+        assert_array_equal(C[m], before[m])
+
+
 #: Sizes with narrow and wide layers, few inputs and many; a batch's rows, of 129.
-NETWORKS = [[70, 20, 12, 3], [9, 16, 16, 2], [70, 100, 70, 5], [5, 90, 9], [3, 2, 1]]
+NETWORKS = [
+    [9, 400, 410, 2],
+    [70, 20, 12, 3],
+    [9, 16, 16, 2],
+    [70, 100, 70, 5],
+    [5, 90, 9],
+    [3, 2, 1],
+]
 
 
 @pytest.mark.parametrize("size", [2, 8, 9, 31, 43, 64, 100, "full"])
@@ -150,4 +174,4 @@ def test_tiles_are_for_batches(monkeypatch):
     assert tables.product_kinds(net.model, 8) == [1, 1, 1]
     assert tables.product_kinds(net.model, 9) == [2, 1, 1]
     wide = gb.Network([1024, 2048, 10], output="identity", backend="numpy")
-    assert tables.product_kinds(wide.model, 64) == [0, 2]
+    assert tables.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]

@@ -9,7 +9,7 @@ import numpy as np
 from gpubackprop import dropout
 from gpubackprop.activations import Activation
 from gpubackprop.backends.base import Backend, load_erf
-from gpubackprop.backends.numpy_blocks import BLOCK, DropoutKernel, Kept, Kernel
+from gpubackprop.backends.numpy_blocks import BLOCK, DropoutKernel, Kept, Kernel, aligned
 from gpubackprop.backends.numpy_printer import to_numpy
 from gpubackprop.backends.numpy_products import MANY_ROWS, NARROW, Products
 from gpubackprop.expressions import Expression
@@ -26,6 +26,14 @@ class NumpyBackend(Backend):
         super().__init__(name, np)
         self._scratch, self._ones = Kept(np.empty), Kept(np.ones)
         self._products = Products(self._scratch, self._ones)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Return an array whose values are arbitrary, at the beginning of a cache line."""
+        return aligned(np.empty, shape, dtype)
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of zeros, at the beginning of a cache line."""
+        return aligned(np.zeros, shape, dtype)
 
     def compile(self, expression: Expression, dtype: np.dtype) -> Callable[..., None]:
         """Print, as NumPy calls that allocate nothing, and compile."""

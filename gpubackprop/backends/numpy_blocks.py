@@ -1,5 +1,6 @@
 """Passes over NumPy arrays in blocks that stay in the cache, with memory that each thread keeps."""
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,23 @@ from gpubackprop.types import Array
 #: calls over a few arrays stays in a second-level cache of 1 MiB or more. Half of it costs 20 % for
 #: the calls, four times it gains nothing (sigmoid and its delta, 32,768 to 8 million elements).
 BLOCK = 32768
+#: Bytes of a cache line, and of the widest vectors.
+LINE = 64
 _KEPT_SHAPES = 64
+
+
+def aligned(
+    make: Callable[..., np.ndarray], shape: int | tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """Return an array from `make` that begins where a cache line does: half of its whole vectors
+    would lie in two lines (1024-2048-2048-10 then trains 1.1 to 1.2 times as fast, on a Zen 4).
+    """
+    sizes, dtype = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
+    n = math.prod(sizes) * dtype.itemsize
+    raw: np.ndarray = make(n + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    array: np.ndarray = raw[start : start + n].view(dtype).reshape(shape)
+    return array
 
 
 class Kept(threading.local):

@@ -188,9 +188,9 @@ class Compiled:
             return self._buffer
         if self._split is not None:
             return self._split.fixed
-        n_rows = min(batch_size, piece_rows(job.model))
+        threads = job.threads if self.blas_threads is None else self.blas_threads
+        n_rows = min(batch_size, piece_rows(job.model, threads))
         if self._workspace is None or self._workspace.n_rows != n_rows:
-            threads = job.threads if self.blas_threads is None else self.blas_threads
             self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed, threads)
         return self._workspace.fixed
 

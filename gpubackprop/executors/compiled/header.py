@@ -11,6 +11,8 @@ _OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True,
 BLAS, LOOPS, TILES, SPLIT = range(4)
 
 HEADER = '''
+import itertools
+
 import numpy as np
 from llvmlite import ir
 from math import erf, sqrt
@@ -43,6 +45,8 @@ NO, YES = ord("N"), ord("T")
 LOOPS, TILES, SPLIT = {loops}, {tiles}, {split}
 # Whose inner products are computed at once, see `tiles`.
 SAMPLES = 4
+# Numbers that do not stay in the second cache.
+FAR = (1 << 20) // {size}
 
 
 @intrinsic

@@ -9,10 +9,11 @@ from gpubackprop.executors.compiled.formulas import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
     keeps_z,
-    near_layers,
+    own_layers,
     position,
     read_places,
     shared_tables,
+    tiles_beat_blas,
 )
 
 #: Rows of the tables are so many numbers long, or a multiple: the rest, zeros, lets loops over rows
@@ -51,7 +52,7 @@ class HeldWorkspace(Memory):
         responses = linear.responses(job.optimizer, job.backend, k)
         widest = max(*pitches, model.sizes[0])
         n = model.sizes[0]
-        own = near_layers(model)
+        own = [one or tiles_beat_blas() for one in own_layers(model)]
         self.fixed = {
             **shared_tables(self, model, program, job.dropout_seed),
             "x": self.table(x),

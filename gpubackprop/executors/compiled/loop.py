@@ -165,7 +165,7 @@ def backward(
             else:
                 outer(d, x, out, m, n)
         elif l > 0:
-            carry_back(K, W[l], d, delta[l - 1], m, n, k, own[l], f, iota, unit, panels)
+            carry_back(K, W[l], d, delta[l - 1], m, n, k, own[l], f, iota, unit, spare, panels)
         if b[l] != 0:
             bias_gradient(d, b[l] if fused else db[l], factors, m, k)
         if single == 0:

@@ -141,7 +141,7 @@ class Predictor:
         if n <= FEW_ROWS:
             self._few = self._written(FEW_ROWS)
             return self._few
-        wide = piece_rows(self.model) == WIDE_PIECE
+        wide = piece_rows(self.model, self._blas_threads) == WIDE_PIECE
         self._many = self._written(WIDE_PIECE if wide else PIECE)
         return self._many
 

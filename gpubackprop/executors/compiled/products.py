@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     NO: Any = None
     YES: Any = None
     TILES: int = 2
+    FAR: int = 1 << 18  # numbers that the second cache does not keep
     SPLIT: int = 3
 
 Ints = Any
@@ -52,13 +53,18 @@ def through_layer(
 
 def carry_back(
     K: Ints, W: int, d: int, below: int, m: int, n: int, k: int, own: int, f: int, iota: int,
-    unit: int, panels: int,
+    unit: int, spare: int, panels: int,
 ) -> None:  # fmt: skip
     """Write ``W.T @ d``."""
     if own == SPLIT:
         multiply_split(W, n, 0, d, k, 0, below, k, n, k, m, unit, 0, panels)
     elif own == TILES:
-        multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0, 0)
+        if m * n > FAR:
+            # W's rows as they are, and what comes out turned, rather than W column by column.
+            multiply_tiles(d, iota, 1, k, W, iota, n, spare, n, k, n, m, unit, 0, 0)
+            transpose(spare, iota, n, below, k, n, k, 0)
+        else:
+            multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0, 0)
     elif own:
         clear(below, n * k)
         apply_rows(d, k, iota, W, below, k, n, m, n, 1)

@@ -24,10 +24,6 @@ NARROW_UNITS, FEW_WEIGHTS = cpu_cost.LEAST_UNITS, 1024
 #: Of these, those with more weights are done in tiles, if a batch has more rows: 64-32-10 then
 #: trains 2.7 times as fast at 32 rows. Else loops over rows are quicker.
 LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
-#: With AVX-512, tiles beat OpenBLAS where W has at most so many bytes, which stay in the second
-#: cache: 784-256-128-10 gains 7 to 11 % in large batches on a Zen 4, a fifth at 32 rows on a Xeon.
-#: There they did not beat MKL.
-NEAR_BYTES = 1 << 20
 #: From so many rows on a matrix unit gains: 784-256-128-10 then trains 1.05 times as fast as with
 #: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
 ROWS_OF_PANELS, EQUAL_THREADS = cpu_cost.LEAST_ROWS, 2
@@ -38,8 +34,8 @@ NARROW_PANEL, MANY_INPUTS, NARROW_ROWS = 24, 256, 512
 #: With at most this many inputs, loops over rows want the samples of a batch as columns.
 FEW_INPUTS = 64
 #: Rows that go through the network at once: they are read twice, and should be in the cache then.
-#: Where W is larger than the cache, each of its readings should serve many.
-PIECE, NARROW_PIECE, WIDE_PIECE = 512, 64, 2048
+#: Where W is larger than the cache, each of its readings should serve many: more of BLAS's.
+PIECE, NARROW_PIECE, WIDE_PIECE, WIDE_TILES_PIECE = 512, 64, 2048, 256
 WIDE_WEIGHTS = 1 << 20
 
 
@@ -48,15 +44,15 @@ def own_layers(model: Model) -> list[bool]:
     return [m <= NARROW_UNITS or m * n <= FEW_WEIGHTS for m, n in model.layout.shapes]
 
 
-def near_layers(model: Model) -> list[bool]:
-    """Tell of each layer whether tiles of ours beat BLAS, see `NEAR_BYTES`."""
-    if processor()[0] < 64 or blas.library() == "mkl":
-        return own_layers(model)
-    most = NEAR_BYTES // model.dtype.itemsize
-    return [
-        own or m * n <= most
-        for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True)
-    ]
+def tiles_beat_blas(threads: int = 1) -> bool:
+    """Tell whether tiles of ours multiply large matrices, too: with AVX-512, where MKL is not used,
+    against one thread of BLAS.
+
+    On a Zen 4 they reach 100 to 107 GFLOP/s of float32 where OpenBLAS has 91 to 98 with 256 rows,
+    and 93 to 107 where it has 55 to 76 with 32. 784-256-128-10 then trains 1.1 times as fast,
+    1024-2048-2048-10 1.4 times with 32 rows. On a Xeon they did not beat MKL.
+    """
+    return threads == 1 and processor()[0] == 64 and blas.library() != "mkl"
 
 
 def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]:
@@ -66,10 +62,9 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
     splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
     splits = splits and n_rows >= ROWS_OF_PANELS
     tiles = n_rows > ROWS_OF_TILES
+    large = TILES if tiles and tiles_beat_blas(blas_threads) else BLAS
     kinds = []
-    for own, near, (m, n) in zip(
-        own_layers(model), near_layers(model), model.layout.shapes, strict=True
-    ):
+    for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True):
         if own and n_rows >= NARROW_ROWS and _fits_panels(model, m, n):
             kinds.append(SPLIT)
         elif own:
@@ -77,7 +72,7 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
         elif splits and n > NARROW_UNITS:
             kinds.append(SPLIT)
         else:
-            kinds.append(TILES if tiles and near and blas_threads == 1 else BLAS)
+            kinds.append(large)
     return kinds
 
 
@@ -86,17 +81,16 @@ def _fits_panels(model: Model, m: int, n: int) -> bool:
     return m >= NARROW_PANEL and n >= MANY_INPUTS and amx.usable(model.dtype)
 
 
-def piece_rows(model: Model) -> int:
-    """Return how many rows of a batch go through the network at once: a power of two."""
-    n_weights = [m * n for m, n in model.layout.shapes]
-    if max(n_weights) > WIDE_WEIGHTS:
-        return WIDE_PIECE
-    m, n = model.layout.shapes[0]
-    if own_layers(model)[0]:
-        tiles = not _fits_panels(model, m, n)
-    else:
-        tiles = near_layers(model)[0] and not amx.usable(model.dtype)
-    return NARROW_PIECE if tiles and n > FEW_INPUTS else PIECE
+def piece_rows(model: Model, blas_threads: int = 1) -> int:
+    """Return how many rows of a batch go through the network at once, where BLAS has so many
+    threads: a power of two.
+    """
+    (m, n), own = model.layout.shapes[0], own_layers(model)[0]
+    tiles = tiles_beat_blas(blas_threads) and not amx.usable(model.dtype)
+    if max(m * n for m, n in model.layout.shapes) > WIDE_WEIGHTS:
+        return WIDE_TILES_PIECE if tiles else WIDE_PIECE
+    narrow = not _fits_panels(model, m, n) if own else tiles
+    return NARROW_PIECE if narrow and n > FEW_INPUTS else PIECE
 
 
 def position(array: np.ndarray | None) -> int:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     LANES: int = 16  # numbers in a vector
     PAIR: int = 17  # columns from which a tile has two
     DEPTH: int = 256  # columns of A that are multiplied before the next
-    NEAR: int = 4096  # numbers
+    FAR: int = 1 << 18  # numbers that the second cache does not keep
+    NEAR: int = 4096  # that the first does
+    WHOLE_TILE: int = 8  # rows
+    FAR_PAIR: int = 3  # so many rows and two vectors, and what comes next is brought near
     codes: Any = None  # position -> pointer to int64
     rows_at: Any = None  # to int32
     fetch_near: Any = None  # has the line of a position brought into the second cache
@@ -55,30 +58,36 @@ def multiply_tiles(
 
     Numbers of a row of A are `a_step` apart, and A has `depth` of them. At 0 there is no bias.
     """
-    factor, p = numbers(factors)[0], 0
+    factor, p, pair = numbers(factors)[0], 0, 2
+    if depth * n > FAR or m * n > FAR:
+        pair = FAR_PAIR
     while p < depth:
-        part, first = min(DEPTH, depth - p), 0
+        part, place = min(DEPTH, depth - p), 0
         kept = numbers(factors)[1] if p == 0 else T(1)
-        # Columns of B that stay in the fastest cache, while the rows of A go by.
+        # Rows of A that stay in the second cache, and columns of B that stay in the first.
+        height = max(FAR // (4 * part * WHOLE_TILE), 1) * WHOLE_TILE
         width = max(NEAR // part // (2 * LANES), 1) * 2 * LANES
-        while first < n:
-            stop, i = min(first + width, n), 0
-            while i < m:
-                rows, start, q = rows_of_next(m - i), 0, first
+        blocks = -(-n // width)
+        while place < blocks * -(-m // height):
+            top, first = place // blocks * height, place % blocks * width
+            bottom, stop, i = min(top + height, m), min(first + width, n), top
+            while i < bottom:
+                rows, start, q = rows_of_next(bottom - i), 0, first
                 if bias != 0 and p == 0:
                     start = bias + i
                 while q < stop:
                     vectors = 2 if stop - q >= PAIR else 1
+                    kind = pair if vectors == 2 and rows == WHOLE_TILE else vectors
                     if ahead != 0:
                         _fetch_lines(codes(ahead), rows * vectors * part)
                     tile(
-                        rows, vectors, A + p * a_step, a_rows + i, a_pitch, a_step, B + q,
+                        rows, kind, A + p * a_step, a_rows + i, a_pitch, a_step, B + q,
                         b_rows + p, b_pitch, C + i * c_pitch + q, c_pitch, part, factor, kept,
                         start, stop - q - (vectors - 1) * LANES,
                     )  # fmt: skip
                     q += vectors * LANES
                 i += rows
-            first = stop
+            place += 1
         p += part
 
 
@@ -87,20 +96,21 @@ def multiply_rows(
     bias: int,
 ) -> None:  # fmt: skip
     """Write ``W @ X[rows].T + bias`` to out, which is (m, k); all rows have `depth` numbers."""
-    parts, groups = -(-k // SAMPLES), -(-m // UNITS)
+    groups = -(-m // UNITS)
     most = -(-m // groups)
-    for i in range(parts * groups):
-        # What is less stays in the cache, while the other goes by.
-        t, j = i // groups * SAMPLES, i % groups * most
-        if m > k:
-            t, j = i % parts * SAMPLES, i // parts * most
-        start = 0
-        if bias != 0:
-            start = bias + j
-        dots(
-            min(most, m - j), X, rows + t, min(SAMPLES, k - t), pitch, W + j * depth, depth,
-            out + j * out_pitch + t, out_pitch, start,
-        )  # fmt: skip
+    # Samples that stay in the second cache, while the rows of W go by.
+    block = max(FAR // (4 * depth * SAMPLES), 1) * SAMPLES
+    for first in range(0, k, block):
+        last = min(first + block, k)
+        for j in range(0, m, most):
+            start = 0
+            if bias != 0:
+                start = bias + j
+            for t in range(first, last, SAMPLES):
+                dots(
+                    min(most, m - j), X, rows + t, min(SAMPLES, last - t), pitch, W + j * depth,
+                    depth, out + j * out_pitch + t, out_pitch, start,
+                )  # fmt: skip
 
 
 def transpose(

@@ -39,12 +39,12 @@ def exchanged(builder, lines):
 '''.strip()
 
 VECTORS = '''
-# So many rows of a tile of B stay in the fastest cache.
-DEPTH = 256
-NEAR = 16 * 1024 // {size}
+# So many rows of a tile of B stay in the fastest cache, and so many numbers at least.
+DEPTH, NEAR = 256, 16 * 1024 // {size}
 # AVX-512 masks for nothing; elsewhere that takes long, or is no vector instruction at all: there a
 # single vector of what is left is masked.
 MASKED_PAIRS, LANES, ROWS = {masked_pairs}, {lanes}, {rows}
+WHOLE_TILE, FAR_PAIR = max(ROWS), 3
 PAIR = LANES + 1 if MASKED_PAIRS else 2 * LANES
 NUMBER, WHOLE, SHORT = ir.{llvm}(), ir.IntType(64), ir.IntType(32)
 VECTOR, MASK = ir.VectorType(NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
@@ -107,12 +107,21 @@ def write_vector(builder, value, position, mask=None):
         intrinsic_of(builder, name, ir.VoidType(), value, place, align, mask)
 
 
+def bring_near(builder, position):
+    """Have a line brought into the second cache."""
+    place = builder.inttoptr(builder.mul(position, whole({size})), ir.IntType(8).as_pointer())
+    how = [ir.Constant(SHORT, n) for n in (0, 2, 1)]
+    intrinsic_of(builder, "llvm.prefetch.p0", ir.VoidType(), place, *how)
+
+
 def multiply_add(builder, x, y, z):
     return intrinsic_of(builder, f"llvm.fmuladd.v{{LANES}}{kind}", VECTOR, x, y, z)
 
 
-def one_tile(builder, rows, vectors, given):
-    """Build a tile of so many rows and vectors; of the last vector, `left` columns count."""
+def one_tile(builder, rows, vectors, given, far):
+    """Build a tile of so many rows and vectors; of the last vector, `left` columns count. If far,
+    the next columns of B and rows of C are brought near meanwhile.
+    """
     A, a_rows, a_pitch, a_step, B, b_rows, b_pitch, C, c_pitch, depth, factor, kept, bias, left = (
         given
     )
@@ -132,6 +141,11 @@ def one_tile(builder, rows, vectors, given):
             value = spread(builder, read(builder, builder.add(bias, whole(i)), NUMBER))
             for one in row:
                 builder.store(value, one)
+
+    if far:
+        for i, v in itertools.product(range(rows), range(vectors)):
+            row = builder.mul(whole(rows + i), c_pitch)
+            bring_near(builder, builder.add(builder.add(C, row), whole(v * LANES)))
     with cgutils.for_range(builder, depth) as loop:
         row = row_number(builder, builder.add(b_rows, loop.index))
         at = builder.add(B, builder.mul(row, b_pitch))
@@ -139,6 +153,9 @@ def one_tile(builder, rows, vectors, given):
             read_vector(builder, builder.add(at, whole(v * LANES)), mask)
             for v, mask in enumerate(masks)
         ]
+        if far:
+            for v in range(vectors):
+                bring_near(builder, builder.add(at, whole((vectors + v) * LANES)))
         step = builder.mul(loop.index, a_step)
         for start, row in zip(starts, sums):
             value = spread(builder, read(builder, builder.add(start, step), NUMBER))
@@ -180,15 +197,14 @@ def tile(
     def build(target, builder, signature, arguments):
         rows, vectors, *given = arguments
         end = builder.append_basic_block("end")
-        which = builder.add(builder.mul(rows, whole(2)), vectors)
+        which = builder.add(builder.mul(rows, whole(4)), vectors)
         switch = builder.switch(which, end)
-        for n in ROWS:
-            for v in (1, 2):
-                block = builder.append_basic_block("tile")
-                switch.add_case(whole(2 * n + v), block)
-                builder.position_at_end(block)
-                one_tile(builder, n, v, given)
-                builder.branch(end)
+        for n, v in [*itertools.product(ROWS, (1, 2)), (WHOLE_TILE, FAR_PAIR)]:
+            block = builder.append_basic_block("tile")
+            switch.add_case(whole(4 * n + v), block)
+            builder.position_at_end(block)
+            one_tile(builder, n, min(v, 2), given, far=v == FAR_PAIR)
+            builder.branch(end)
         builder.position_at_end(end)
         return target.get_dummy_value()
 
