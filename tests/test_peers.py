@@ -102,6 +102,21 @@ def test_targets_and_losses_to_peers_are_named():
     assert report.verdict(CELLS["784-256-128-10/sgd"], results)["reached"] == "no"
 
 
+def test_fann_has_a_target_of_its_own():
+    from contest import report
+    from contest.cells import CELLS
+
+    def verdict(ours, fann, jax):
+        figures = {"ours-compiled": ours, "fann": fann, "jax-scan": jax}
+        results = {name: {"samples_per_second": v} for name, v in figures.items()}
+        return report.verdict(CELLS["4-4-4-1/sgd"], results)
+
+    assert verdict(100.0, 40.0, 10.0)["reached"] == "yes"
+    assert verdict(100.0, 40.0, 10.0)["times"] == "2.50"
+    assert verdict(99.0, 40.0, 9.0)["reached"] == "no", "2.5 times FANN"
+    assert verdict(99.0, 9.0, 10.0)["reached"] == "no", "10 times all others"
+
+
 def test_markdown_is_replaced_between_its_marks(tmp_path):
     from contest import report
 

@@ -86,6 +86,11 @@ def verdict(cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, s
         if ENGINES[one].kind == "ours" and 0 < rate(results, one) < rate(results, other)
     ]
     over = ours / top if top else 0.0
+    fann = rate(results, "fann")
+    reached = over >= cell.target
+    if fann and cell.fann_target:
+        others, _ = best({one: results[one] for one in results if one != "fann"}, "peer")
+        reached = ours >= cell.target * others and ours >= cell.fann_target * fann
     row = {
         "cell": cell.name,
         "rows": f"{cell.rows}",
@@ -94,13 +99,13 @@ def verdict(cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, s
         "best peer": number(top),
         "which": ENGINES[peer].title if peer else "-",
         "times": f"{over:.2f}" if over else "-",
-        "target": f"{cell.target:g}",
-        "reached": "-" if not over else "yes" if over >= cell.target else "no",
+        "target": f"{cell.target:g}"
+        + (f", {cell.fann_target:g} x FANN" if cell.fann_target else ""),
+        "reached": "-" if not over else "yes" if reached else "no",
         "/ GEMMs": times(ours, gemms(results)),
         "eager / peer": times(rate(results, "ours-eager"), top),
         "loses to": "; ".join(lost),
     }
-    fann = rate(results, "fann")
     if fann and cell.mode == "sgd":
         row["which"] += f"; {times(ours, fann)} x FANN"
     return row
