@@ -51,12 +51,12 @@ def _fetch_lines(ahead: Ints, work: int) -> None:
 
 def multiply_tiles(
     A: int, a_rows: int, a_pitch: int, a_step: int, B: int, b_rows: int, b_pitch: int, C: int,
-    c_pitch: int, m: int, n: int, depth: int, factors: int, bias: int,
-    ahead: int,
+    c_pitch: int, m: int, n: int, depth: int, factors: int, bias: int, ahead: int,
 ) -> None:  # fmt: skip
     """Write ``factors[0] * (A @ B + bias) + factors[1] * C`` to C, which is (m, n).
 
-    Numbers of a row of A are `a_step` apart, and A has `depth` of them. At 0 there is no bias.
+    Numbers of a row of A are `a_step` apart, and A has `depth` of them. At 0 there is no bias, and
+    nothing for `_fetch_lines` to bring near meanwhile.
     """
     factor, p, pair = numbers(factors)[0], 0, 2
     if depth * n > FAR or m * n > FAR:
