@@ -82,11 +82,7 @@ def some_dots(builder, units, given):
         builder.store(across(builder, [builder.load(one) for one in unit]), value)
         with builder.if_then(has_bias):
             b = read(builder, builder.add(bias, whole(j)), NUMBER)
-            four = builder.insert_element(ir.Constant(FOUR, ir.Undefined), b, ir.Constant(SHORT, 0))
-            four = builder.shuffle_vector(
-                four, four, ir.Constant(ir.VectorType(SHORT, SAMPLES), [0] * SAMPLES)
-            )
-            builder.store(builder.fadd(builder.load(value), four), value)
+            builder.store(builder.fadd(builder.load(value), spread(builder, b, SAMPLES)), value)
         place = builder.add(out, builder.mul(whole(j), out_pitch))
         with builder.if_else(builder.icmp_signed(">=", left, whole(SAMPLES))) as (all_, some):
             with all_:

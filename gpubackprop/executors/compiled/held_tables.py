@@ -75,7 +75,7 @@ class HeldWorkspace(Memory):
             **{name: self.numbers(numbers) for name, numbers in vars(responses).items()},
             "iota": self.hold(np.arange(max(k, *model.sizes), dtype=np.int32)),
             "ones": self.numbers([1.0, 1.0]),
-            "ahead": self.table([0] * 7) if own[0] else 0,
+            "ahead": self.ahead() if own[0] else 0,
             "rows_buffer": self.hold(np.empty(k, np.int32)),
         }  # fmt: skip
 

@@ -58,13 +58,12 @@ def carry_back(
     """Write ``W.T @ d``."""
     if own == SPLIT:
         multiply_split(W, n, 0, d, k, 0, below, k, n, k, m, unit, 0, panels)
+    elif own == TILES and m * n > FAR:
+        # W's rows as they are, and what comes out turned, rather than W column by column.
+        multiply_tiles(d, iota, 1, k, W, iota, n, spare, n, k, n, m, unit, 0, 0)
+        transpose(spare, iota, n, below, k, n, k, 0)
     elif own == TILES:
-        if m * n > FAR:
-            # W's rows as they are, and what comes out turned, rather than W column by column.
-            multiply_tiles(d, iota, 1, k, W, iota, n, spare, n, k, n, m, unit, 0, 0)
-            transpose(spare, iota, n, below, k, n, k, 0)
-        else:
-            multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0, 0)
+        multiply_tiles(W, iota, 1, n, d, iota, k, below, k, n, k, m, unit, 0, 0)
     elif own:
         clear(below, n * k)
         apply_rows(d, k, iota, W, below, k, n, m, n, 1)

@@ -131,6 +131,10 @@ class Memory:
         """Keep integers."""
         return self.hold(np.array([int(value) for value in values], np.int64))
 
+    def ahead(self) -> int:
+        """Make room for what `loop.tell_ahead` tells of the rows that come next."""
+        return self.table([0] * 7)
+
     def numbers(self, values: Any) -> int:
         """Keep numbers of the dtype."""
         return self.hold(np.array([*values, 0.0], self.dtype))
@@ -189,8 +193,7 @@ class Workspace(Memory):
             "unit": self.numbers([1.0, 0.0]),
             "spare": self.place(n_rows * max(sizes[1:])),
             "panels": self._panels(kinds),
-            # Position and number of the rows that come next, see `tiles`.
-            "ahead": self.table([0] * 7) if kinds[0] == TILES else 0,
+            "ahead": self.ahead() if kinds[0] == TILES else 0,
             "iota": self.hold(np.arange(max(n_rows, *sizes), dtype=np.int32)),
             "X_buffer": self.place(sizes[0] * n_rows * gathers),
             "X_columns": self.place(sizes[0] * n_rows * columns),

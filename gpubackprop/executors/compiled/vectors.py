@@ -69,11 +69,11 @@ def row_number(builder, position):
     return builder.sext(read(builder, position, SHORT, 4), WHOLE)
 
 
-def spread(builder, value):
-    kind = ir.VectorType(value.type, LANES)
-    nothing = ir.Constant(kind, ir.Undefined)
+def spread(builder, value, count=LANES):
+    nothing = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     first = builder.insert_element(nothing, value, ir.Constant(SHORT, 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(INDICES, [0] * LANES))
+    zeros = ir.Constant(ir.VectorType(SHORT, count), [0] * count)
+    return builder.shuffle_vector(first, nothing, zeros)
 
 
 def mask_of(builder, n):
@@ -107,13 +107,6 @@ def write_vector(builder, value, position, mask=None):
         intrinsic_of(builder, name, ir.VoidType(), value, place, align, mask)
 
 
-def bring_near(builder, position):
-    """Have a line brought into the second cache."""
-    place = builder.inttoptr(builder.mul(position, whole({size})), ir.IntType(8).as_pointer())
-    how = [ir.Constant(SHORT, n) for n in (0, 2, 1)]
-    intrinsic_of(builder, "llvm.prefetch.p0", ir.VoidType(), place, *how)
-
-
 def multiply_add(builder, x, y, z):
     return intrinsic_of(builder, f"llvm.fmuladd.v{{LANES}}{kind}", VECTOR, x, y, z)
 
@@ -145,7 +138,7 @@ def one_tile(builder, rows, vectors, given, far):
     if far:
         for i, v in itertools.product(range(rows), range(vectors)):
             row = builder.mul(whole(rows + i), c_pitch)
-            bring_near(builder, builder.add(builder.add(C, row), whole(v * LANES)))
+            prefetch(builder, builder.add(builder.add(C, row), whole(v * LANES)), 2)
     with cgutils.for_range(builder, depth) as loop:
         row = row_number(builder, builder.add(b_rows, loop.index))
         at = builder.add(B, builder.mul(row, b_pitch))
@@ -155,7 +148,7 @@ def one_tile(builder, rows, vectors, given, far):
         ]
         if far:
             for v in range(vectors):
-                bring_near(builder, builder.add(at, whole((vectors + v) * LANES)))
+                prefetch(builder, builder.add(at, whole((vectors + v) * LANES)), 2)
         step = builder.mul(loop.index, a_step)
         for start, row in zip(starts, sums):
             value = spread(builder, read(builder, builder.add(start, step), NUMBER))
