@@ -11,7 +11,7 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors import prediction
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import cache, fixed, predictor, usable
+from gpubackprop.executors.compiled import cache, fixed_source, predictor, usable
 from gpubackprop.executors.compiled.formulas import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
@@ -184,7 +184,7 @@ class Compiled:
         if self._loop.name == "fixed":
             if self._buffer is None:
                 self._memory = Memory(job.model.dtype)
-                self._buffer = {"memory": self._memory.place(fixed.buffer_size(job.model))}
+                self._buffer = {"memory": self._memory.place(fixed_source.buffer_size(job.model))}
             return self._buffer
         if self._split is not None:
             return self._split.fixed

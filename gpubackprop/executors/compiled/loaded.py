@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import amx, cache, fixed, plans
+from gpubackprop.executors.compiled import amx, cache, fixed, fixed_source, plans
 from gpubackprop.executors.compiled.formulas import write_formulas
 from gpubackprop.executors.compiled.outer_step import write_outer_step
 from gpubackprop.executors.compiled.source import (
@@ -69,6 +69,6 @@ class FixedLoop:
     """The loop of one small network, with the same attributes."""
 
     def __init__(self, job: Job) -> None:
-        self.name, self.parameters = "fixed", tuple(fixed.PARAMETERS)
+        self.name, self.parameters = "fixed", tuple(fixed_source.PARAMETERS)
         self.entry = cache.load(fixed.text_of(job)).entry
         self.addresses = np.zeros(1, np.int64)

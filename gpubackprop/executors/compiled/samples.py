@@ -1,4 +1,4 @@
-"""Writes how `fixed` reads samples of a batch as lanes, and sums over them."""
+"""Writes how `fixed_source` reads samples of a batch as lanes, and sums over them."""
 
 from gpubackprop.executors.compiled.vectors import EXCHANGE, processor
 
