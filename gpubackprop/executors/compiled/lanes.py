@@ -1,4 +1,4 @@
-"""Writes a type of several numbers that are computed at once, for `fixed_source`: a vector of LLVM's.
+"""Writes a type of numbers that are computed at once, for `fixed_source`: a vector of LLVM's.
 
 Arithmetic, comparisons and the functions of a header take it as they take a number, and a number
 beside it stands for as many equal ones: formulas are printed for both alike. LLVM makes whatever
