@@ -21,7 +21,7 @@ from gpubackprop.history import EarlyStopping
 from gpubackprop.initializers import Initializer
 from gpubackprop.model import Model
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.training import EVENTS
+from gpubackprop.run import EVENTS
 from gpubackprop.types import Array
 
 

@@ -22,10 +22,11 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.container import PathLike, shape_of
 from gpubackprop.executors.base import Job
 from gpubackprop.model import Model
+from gpubackprop.run import Run
 from gpubackprop.runstate import RunState
 from gpubackprop.schema import Schema
 from gpubackprop.storage import RUN, Stored
-from gpubackprop.training import Run, Trainer
+from gpubackprop.training import Trainer
 
 #: Seconds between two checkpoints, where the user says nothing.
 EVERY = 60.0

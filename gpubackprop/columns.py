@@ -14,6 +14,10 @@ from gpubackprop.types import Array
 #: Class numbers, once they are taken out of whatever array they came in.
 CODES = np.dtype(np.int64)
 
+#: What is read in many epochs is cast once if it takes at most so many bytes then: gathering and
+#: casting rows anew took more than half of an epoch of 784-30-10 on float64 data.
+CAST = 256 * 2**20
+
 #: Up to so many classes, one-hot rows are read from an identity matrix: 4 MiB of float32.
 IDENTITY = 1024
 
@@ -109,6 +113,18 @@ class Rows:
         self._buffers = Buffers(
             np.empty if on_host else backend.empty, array.shape[1:], array.dtype
         )
+        self._cast = backend.empty, column.dtype
+
+    def settle(self) -> None:
+        """Copy an array on the host that is not `direct` as buffers hold it, unless that is large:
+        it is to be read many times.
+        """
+        empty, dtype = self._cast
+        if self.direct or self._check is not None or self.array.size * dtype.itemsize > CAST:
+            return
+        copy = empty(self.array.shape, dtype)
+        self._move(self.array, copy)
+        self.array, self._takes, self.direct = copy, True, True
 
     def take(self, rows: Any, out: Array) -> None:
         """Write rows (a slice, or integers in the array's memory) into `out`."""

@@ -17,7 +17,7 @@ from gpubackprop.machine import machine
 from gpubackprop.measure import Timing, emulated, in_rounds
 from gpubackprop.network import Network
 from gpubackprop.optimizers import SGD
-from gpubackprop.training import Run
+from gpubackprop.run import Run
 
 #: Largest difference to the float64 reference after a few updates, as a share of the largest
 #: change of a parameter. float32 rounds to 6e-8, of parameters that may be hundreds of times that.

@@ -1,7 +1,8 @@
 """Sources of training data: arrays, memory maps, device arrays, and iterators of batches.
 
-A `Source` writes chosen rows of the data into buffers on the backend. Nothing is copied whole on
-the host; what fits the device is put there once. The user's arrays are only ever read.
+A `Source` writes chosen rows of the data into buffers on the backend. What fits the device is put
+there once; on the host nothing is copied whole, but for what `Source.settle` casts. The user's
+arrays are only ever read.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -141,6 +142,16 @@ class Source:
             self._backend.upload(w, self._w.array)
         else:
             self._w.array[...] = w
+
+    def settle(self) -> None:
+        """Copy what is on the host in another dtype or layout than the model's, unless it is large,
+        sparse or a memory map: for data that is read in many epochs on NumPy.
+        """
+        if not self._backend.host or self.streamed:
+            return
+        for part in (self._X, self._Y):
+            if isinstance(part, Rows):
+                part.settle()
 
     def view_inputs(self, start: int, stop: int) -> Array | None:
         """Return rows start..stop of X without a copy, not to be written to.

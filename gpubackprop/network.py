@@ -202,7 +202,8 @@ class Network:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_in), or Batches
-            Never changed, and never copied whole in the host's memory.
+            Never changed. On NumPy, data in another dtype or layout than the network's is cast
+            once if that takes at most 256 MiB; else nothing is copied whole in the host's memory.
         Y : array-like
             Targets; see `gpubackprop.data.source`. None with `Batches`.
         batch_size : int, "full" or None, optional
@@ -223,7 +224,8 @@ class Network:
             An int is the patience in epochs.
         callbacks : iterable, optional
             Objects with any of the methods on_fit_begin, on_slice, on_epoch_end, on_fit_end, each
-            called with the `Run`; ``run.stop()`` ends training.
+            called with the `Run`; ``run.stop()`` ends training. One with a true attribute
+            `patient` need not hear of every slice and epoch: short epochs then go several at once.
         progress : bool, optional
             Whether to show progress on a terminal.
         executor : str, optional

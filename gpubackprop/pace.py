@@ -1,4 +1,4 @@
-"""How long the slices of an epoch are."""
+"""How long the slices of an epoch are, and how many short epochs are done at once."""
 
 import time
 from collections import deque
@@ -44,3 +44,25 @@ class Pace:
             # length. The last one, cut short, says nothing about how long a whole one takes.
             if start < n and time.perf_counter() - began < _SLICE_SECONDS / 2:
                 self._batches *= 2
+
+
+class Stride:
+    """How many epochs are done at once: about 0.1 s of work.
+
+    Parameters
+    ----------
+    several : bool
+        Whether it may be more than one.
+
+    Attributes
+    ----------
+    epochs : int
+    """
+
+    def __init__(self, *, several: bool) -> None:
+        self._several, self.epochs = several, 1
+
+    def took(self, seconds: float) -> None:
+        """Learn how long so many epochs have taken."""
+        if self._several and seconds < _SLICE_SECONDS / 2:
+            self.epochs *= 2

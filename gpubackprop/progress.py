@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpubackprop.training import Run
+    from gpubackprop.run import Run
 
 _EVERY = 0.1
 _BAR = 24
@@ -15,6 +15,9 @@ _NOTICED = 0.5
 
 class ProgressLine:
     """A callback that keeps one line of standard error up to date, if that is a terminal."""
+
+    #: Several short epochs may be done between two calls.
+    patient = True
 
     def __init__(self) -> None:
         self._shown = 0.0

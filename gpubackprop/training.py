@@ -9,92 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop import backprop, executors
+from gpubackprop import backprop, executors, strides
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Batches, Source, row_order, shuffled
 from gpubackprop.errors import DivergenceError
 from gpubackprop.evaluation import Evaluator
 from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
 from gpubackprop.history import EarlyStopping, History
-from gpubackprop.pace import Pace
+from gpubackprop.pace import Pace, Stride
+from gpubackprop.run import Rates, Run
 from gpubackprop.threads import limited
 from gpubackprop.types import Array
-
-#: The methods of a callback, in the order of their first calls.
-EVENTS = ("on_fit_begin", "on_slice", "on_epoch_end", "on_fit_end")
-
-
-class Run:
-    """A call of `fit` under way: what callbacks are given.
-
-    Attributes
-    ----------
-    model : Model
-    backend : Backend
-    optimizer : Optimizer
-    parameters : Parameters
-        Live: reading them on a device waits for it.
-    history : History
-    epoch, epochs : int
-        The epoch under way, counted from 0, and how many there are to be.
-    batch_size : int or None
-        None where the source decides.
-    rows_done, n_samples : int, int or None
-        Rows of this epoch that are done or under way, and how many it has (None if that is not
-        known).
-    """
-
-    def __init__(
-        self, job: Job, parameters: Parameters, source: Source | Batches, epochs: int
-    ) -> None:
-        self.model, self.backend, self.optimizer = job.model, job.backend, job.optimizer
-        self.parameters, self.batch_size = parameters, job.batch_size
-        self.history = History(backend=job.backend.name)
-        self.epoch, self.epochs = 0, epochs
-        self.rows_done, self.n_samples = 0, source.n_samples
-        self.stopping: str | None = None
-
-    @property
-    def weights(self) -> list[Array]:
-        """W of each layer, of shape (n_out, n_in)."""
-        return self.parameters.weights
-
-    @property
-    def biases(self) -> list[Array | None]:
-        """b of each layer, of shape (n_out,)."""
-        return self.parameters.biases
-
-    def stop(self, why: str = "callback") -> None:
-        """End training after the slice under way; what was done of its epoch counts."""
-        self.stopping = why
-
-
-class _Rates:
-    """The learning rate of each batch of the epoch under way.
-
-    Apart from `Trainer`, whose progress holds it: a circle would keep a run's memory until the next
-    collection of garbage.
-    """
-
-    def __init__(self, job: Job, run: Run) -> None:
-        self._schedule, self._run, self._batch_size = job.optimizer.schedule, run, job.batch_size
-        self.state = self._schedule.begin()
-        self._rate = 0.0
-
-    def begin_epoch(self) -> None:
-        """Take the rate of an epoch's start."""
-        self._rate = self._schedule.rate(float(self._run.epoch), self.state)
-
-    def observe(self, loss: float) -> None:
-        """Tell the schedule the loss of the epoch."""
-        self._schedule.observe(self.state, loss)
-
-    def __call__(self, batch: int) -> float:
-        n = self._run.n_samples
-        if not self._schedule.per_update or n is None or self._batch_size is None:
-            return self._rate
-        done = batch / math.ceil(n / self._batch_size)
-        return self._schedule.rate(self._run.epoch + done, self.state)
 
 
 class Trainer:
@@ -138,6 +63,9 @@ class Trainer:
         steps: int,
     ) -> None:
         self.job, self.parameters, self.source = job, parameters, source
+        for rows in (source, validation):
+            if epochs > 1 and isinstance(rows, Source):
+                rows.settle()
         self.executor = executors.get(executor, job)
         # An executor that shares its work among threads of ours wants one for each of them.
         self._blas_threads: int | None = getattr(self.executor, "blas_threads", None)
@@ -151,7 +79,7 @@ class Trainer:
         # Before the gradient, which may never be written: memory of the last fit is for this.
         self.before = job.backend.empty(parameters.flat.shape, job.model.dtype)
         self.state = backprop.new_state(job.backend, job.model, job.optimizer, trainable)
-        self.rates = _Rates(job, self.run)
+        self.rates = Rates(job, self.run)
         self.progress = Progress(self.rates, steps=steps)
         self.tally = Tally(job.backend)
         self.best: Array | None = None
@@ -176,11 +104,7 @@ class Trainer:
             self.order = self._draw_order(self._first_epoch)
         try:
             with limited(self._blas_threads):
-                for epoch in range(self._first_epoch, run.epochs):
-                    if run.stopping:
-                        break
-                    run.epoch = epoch
-                    self._epoch()
+                self._epochs()
         except KeyboardInterrupt:
             run.stopping = "interrupted"
             raise
@@ -216,6 +140,21 @@ class Trainer:
             self.order = self._draw_order(epoch)
         bits.state = generator
 
+    def _epochs(self) -> None:
+        """Train for all epochs, several short ones at once where that makes no difference."""
+        run, epoch, stride = self.run, self._first_epoch, Stride(several=strides.possible(self))
+        while epoch < run.epochs and not run.stopping:
+            run.epoch, began = epoch, time.perf_counter()
+            if stride.epochs == 1:
+                self._epoch()
+            elif strides.take(self, stride.epochs):
+                self._tell("on_slice")
+            else:
+                stride = Stride(several=False)
+                continue
+            stride.took(time.perf_counter() - began)
+            epoch = run.epoch + 1
+
     # ---- one epoch ------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
@@ -244,7 +183,7 @@ class Trainer:
         total, first_bad, finite = self.tally.read()
         self.seconds += time.perf_counter() - self.started
         if first_bad is not None or not finite:
-            self._diverged(first_bad)
+            self.diverged(first_bad)
         if run.rows_done:
             self._end_epoch(total)
 
@@ -278,7 +217,8 @@ class Trainer:
             self._device_order = backend.empty(self._host_order.shape, self._host_order.dtype)
         return backend.upload(self._host_order, self._device_order)
 
-    def _diverged(self, first_bad: int | None) -> None:
+    def diverged(self, first_bad: int | None) -> None:
+        """Give back the parameters from before the epoch, and raise `DivergenceError`."""
         run = self.run
         self.job.backend.copy(self.before, self.parameters.flat)
         self.best = None

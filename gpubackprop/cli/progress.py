@@ -13,7 +13,7 @@ from gpubackprop.progress import samples_done, share_done, speed
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from gpubackprop.training import Run
+    from gpubackprop.run import Run
 
 _EVERY = 0.1
 

@@ -155,6 +155,32 @@ class LearningRateOf(Protocol):
         """Return the rate of a batch, counted from the epoch's start."""
 
 
+@dataclass
+class Epochs:
+    """Whole epochs that an executor may do as one call, and what has come of them.
+
+    Attributes
+    ----------
+    orders : int
+        Orders of rows to be drawn, one after each epoch: as many as there are epochs, or one less.
+    rng : numpy.random.Generator
+        Draws them.
+    before : array
+        Parameters before the epoch that was begun last: overwritten.
+    losses : float64 array of shape (epochs,)
+        Sum of w_i * loss_i over the rows of each epoch: overwritten.
+    done : int64 array of shape (2,)
+        How many are done, and -1. An epoch after which a number is not finite is the last, and not
+        done; instead of -1 then comes its first batch with such a loss, if there is one.
+    """
+
+    orders: int
+    rng: "np.random.Generator"  # which NumPy loads when it is asked for
+    before: Array
+    losses: np.ndarray
+    done: np.ndarray
+
+
 class Executor(Protocol):
     """Trains on slices of an epoch.
 

@@ -8,11 +8,11 @@ import numpy as np
 from gpubackprop import activations, losses
 from gpubackprop.executors.compiled import cache
 from gpubackprop.executors.compiled.cache import folder
+from gpubackprop.executors.compiled.epochs_source import write_epochs
 from gpubackprop.executors.compiled.executor import Compiled
 from gpubackprop.executors.compiled.formulas import write_activations, write_formulas
 from gpubackprop.executors.compiled.loaded import LoadedLoop
 from gpubackprop.executors.compiled.outer_step import write_outer_step
-from gpubackprop.executors.compiled.shuffle import write_shuffle
 from gpubackprop.executors.compiled.source import LOOPS
 from gpubackprop.executors.compiled.usable import problem
 from gpubackprop.model import Model
@@ -31,8 +31,8 @@ def warm() -> Iterator[str]:
     """
     outputs = ("sigmoid", "log_loss"), ("softmax", "cross_entropy"), ("identity", "squared")
     optimizers: list[Optimizer] = [SGD(0.1), SGD(0.1, momentum=0.9), Adam(), AdamW()]
-    cache.load(write_shuffle())
-    yield "shuffle"
+    cache.load(write_epochs())
+    yield "epochs"
     for dtype in ("float32", "float64"):
         for name in LOOPS:
             LoadedLoop(np.dtype(dtype), name)

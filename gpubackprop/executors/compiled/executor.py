@@ -10,8 +10,8 @@ from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors import prediction
-from gpubackprop.executors.base import Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import cache, fixed_source, predictor, usable
+from gpubackprop.executors.base import Epochs, Job, Progress, Tally, batches_per_block
+from gpubackprop.executors.compiled import cache, fixed_source, predictor, several, usable
 from gpubackprop.executors.compiled.formulas import FORMULAS, write_formulas
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
@@ -130,6 +130,46 @@ class Compiled:
                 whole |= self._rows.gathered(source, order, s, s + n)
                 self._call(whole, 0, n, batch_size, state, progress)
         tally.total[0], tally.first_bad[0] = self._sums[:2]
+
+    def epochs(
+        self,
+        source: Source,
+        order: Array | None,
+        batch_size: int,
+        parameters: Parameters,
+        state: State,
+        progress: Progress,
+        epochs: Epochs,
+    ) -> bool:
+        """Train for some epochs of one learning rate; tells whether it can.
+
+        Parameters
+        ----------
+        source, batch_size, parameters, state, progress
+            As in `run`.
+        order : int32 array of shape (n,), or None
+            Rows of the first epoch in order. Overwritten.
+        epochs : Epochs
+            Overwritten.
+        """
+        able = self.shuffling is not None and self._n_parts == 1 and not self._penalised
+        data = self._rows.in_place(source, order) if able else None
+        if data is None or not several.can(order, epochs.rng):
+            return False
+        whole = self._whole(batch_size, parameters, state) | data
+        n = math.ceil(source.n_samples / batch_size)
+        scalars = self._scalars(n * len(epochs.losses), batch_size, batch_size, state, progress)
+        step = scalars.shape[1] * (len(scalars) > 1)
+        arguments = whole | {
+            "start": 0, "stop": source.n_samples, "batch_size": batch_size, "batch": 0,
+            "scalars": position(scalars), "scalars_step": step, "steps": progress.steps,
+        }  # fmt: skip
+        try:
+            several.run(self._loop, arguments, n, n * step, order, parameters, epochs)
+        finally:
+            done = n * int(epochs.done[0])
+            state.updates, progress.steps = state.updates + done, progress.steps + done
+        return True
 
     def _whole(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
         """Return the arguments that do not change within a slice of an epoch, nor from one to the

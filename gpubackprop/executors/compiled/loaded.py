@@ -1,5 +1,7 @@
 """A loop over batches as compiled code, with the addresses of what it calls."""
 
+from typing import Any
+
 import numpy as np
 
 from gpubackprop.executors.base import Job
@@ -51,6 +53,8 @@ class LoadedLoop:
     parameters : iterable of str
         What its entry reads from its one argument.
     entry : callable
+    address : int
+        Of the entry; 0 where it takes more than that argument.
     addresses : array of int64
         Of what it calls, at their `PLACES`.
     """
@@ -58,7 +62,7 @@ class LoadedLoop:
     def __init__(self, dtype: np.dtype, name: str) -> None:
         self.name, self.parameters = name, tuple(LOOPS[name].parameters)
         *kernels, loop = (cache.load(text) for text in texts(dtype, name))
-        self.entry = loop.entry
+        self.entry, self.address = _callable(loop.entry)
         self.addresses = np.zeros(len(PLACES), np.int64)
         for module, kernel in zip(kernels, _kernels(dtype, name), strict=True):
             for function in KERNELS[kernel]:
@@ -70,5 +74,11 @@ class FixedLoop:
 
     def __init__(self, job: Job) -> None:
         self.name, self.parameters = "fixed", tuple(fixed_source.PARAMETERS)
-        self.entry = cache.load(fixed.text_of(job)).entry
+        self.entry, self.address = _callable(cache.load(fixed.text_of(job)).entry)
         self.addresses = np.zeros(1, np.int64)
+
+
+def _callable(entry: Any) -> tuple[Any, int]:
+    """Return a compiled entry as Python calls it, and its address if it has one."""
+    address: int | None = getattr(entry, "address", None)
+    return (entry, 0) if address is None else (entry.ctypes, address)

@@ -167,7 +167,9 @@ def _loop_functions(loop: Loop) -> tuple[str, ...]:
 
 
 def _entry(loop: Loop, dtype: np.dtype) -> str:
-    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop."""
+    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop. One with
+    nothing else to read has an address.
+    """
     reading = {name: f"r[{i}]" for i, name in enumerate(loop.parameters)}
     for name, annotation in loop.parameters.items():
         pointer = _POINTERS.get(annotation)
@@ -183,5 +185,6 @@ def _entry(loop: Loop, dtype: np.dtype) -> str:
     values = ", ".join(reading[name] for name in _names(last))
     head = f"def entry({', '.join(['run', *loop.given])}):"
     lines = [head, "    r = codes(run)", f"    return {last.name}({values})"]
-    options = 'cache=True, nogil=True, error_model="numpy"'
-    return "\n".join([f"@njit({result}({', '.join(kinds)}), {options})", *lines])
+    made, options = ("njit", ", nogil=True") if loop.given else ("cfunc", "")
+    options = f'cache=True, error_model="numpy"{options}'
+    return "\n".join([f"@{made}({result}({', '.join(kinds)}), {options})", *lines])
