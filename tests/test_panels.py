@@ -31,8 +31,10 @@ class Products:
 
     def __init__(self) -> None:
         module = cache.load(source.write_kernels(SINGLE, "panels"))
-        address = module.multiply_split.address
-        self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 14)(address)
+        self._call, self._rows = (
+            ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(function.address)
+            for function, n in ((module.multiply_split, 14), (module.multiply_rows_split, 10))
+        )
 
     def __call__(self, A, B, C, *, factor=1.0, kept=0.0, bias=None, turned=(False, False)):
         """Write ``factor * A @ B + bias + kept * C``; what is turned is stored by columns."""
@@ -40,15 +42,28 @@ class Products:
         n = B.shape[1]
         A = np.ascontiguousarray(A.T if turned[0] else A)
         B = np.ascontiguousarray(B.T if turned[1] else B)
-        memory = tables.Memory(SINGLE)
-        room = memory.place(amx.room(m, n, depth))
-        ctypes.memmove(4 * room, amx.settings().ctypes.data, amx.settings().nbytes)
         factors = np.array([factor, kept], SINGLE)
+        room = self._room(amx.room(m, n, depth))
         self._call(
             tables.position(A), A.shape[1], 1 - turned[0], tables.position(B), B.shape[1],
             int(turned[1]), tables.position(C), C.shape[1], m, n, depth, tables.position(factors),
             tables.position(bias), room,
         )  # fmt: skip
+
+    def of_rows(self, X, W, out, bias):
+        """Write ``W @ X.T + bias`` to the first columns of out."""
+        unit, depth = np.ones(1, SINGLE), X.shape[1]
+        self._rows(
+            tables.position(X), tables.position(W), tables.position(out), out.shape[1], len(W),
+            len(X), depth, tables.position(bias), tables.position(unit),
+            self._room(amx.room_of_rows(depth)),
+        )  # fmt: skip
+
+    def _room(self, size):
+        self._memory = tables.Memory(SINGLE)
+        room = self._memory.place(size)
+        ctypes.memmove(4 * room, amx.settings().ctypes.data, amx.settings().nbytes)
+        return room
 
 
 @needs_amx
@@ -76,6 +91,24 @@ def test_products_of_all_sizes(sizes, turned):
         assert (np.abs(C[:m, :n] - expected) / most).max() < 1e-6
         assert_array_equal(C[m:], before[m:])
         assert_array_equal(C[:, n:], before[:, n:])
+
+
+@needs_amx
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [(32, 32, 32), (30, 256, 784), (1, 1, 1), (17, 45, 33), (31, 70, 15), (24, 100, 2050)]
+)
+def test_products_of_rows_with_few_units(sizes, biased):
+    (m, k, depth), rng = sizes, np.random.default_rng(4)
+    X, W = (rng.standard_normal((n, depth)).astype(SINGLE) for n in (k, m))
+    bias = rng.standard_normal(m).astype(SINGLE) if biased else None
+    out = np.full((m + 1, k + 3), np.nan, SINGLE)
+    Products().of_rows(X, W, out, bias)
+    exact = W.astype(float) @ X.T.astype(float) + (bias[:, None] if biased else 0)
+    most = np.abs(W).astype(float) @ np.abs(X.T).astype(float) + 1
+    assert (np.abs(out[:m, :k] - exact) / most).max() < 1e-6
+    assert np.isnan(out[m:]).all()
+    assert np.isnan(out[:, k:]).all()
 
 
 @needs_amx
@@ -189,8 +222,8 @@ def test_the_choice_of_what_does_a_product(monkeypatch):
     assert 3 not in tables.product_kinds(double.model, 256)
     assert 3 not in tables.product_kinds(net.model, 256, blas_threads=3)
     narrow = gb.Network([784, 30, 10], output="softmax", backend="numpy")
-    assert tables.product_kinds(narrow.model, 512) == [3, 2]
-    assert tables.product_kinds(narrow.model, 511) == [2, 2]
+    assert tables.product_kinds(narrow.model, 128) == [3, 2]
+    assert tables.product_kinds(narrow.model, 127) == [2, 2]
     monkeypatch.setattr(amx, "_is_there", lambda: False)
     assert 3 not in tables.product_kinds(net.model, 256)
 

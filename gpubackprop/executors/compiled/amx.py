@@ -15,9 +15,10 @@ import numpy as np
 
 from gpubackprop.backends import processor
 from gpubackprop.executors.compiled import vectors
+from gpubackprop.executors.compiled.header import PANEL
 
-#: Lines of a panel, and numbers of a step of its depth; float32 numbers that it takes for a step.
-PANEL, STEP = 32, 1536
+#: Float32 numbers that a panel, of `header.PANEL` lines, takes for as many numbers of its depth.
+STEP = 1536
 #: Of the depth, what is multiplied before the next; columns of B whose panels stay in the second
 #: cache then; rows of A whose panels are kept for all columns of B. Less depth reads and writes C
 #: more often: at 256 products of 2,048 by 2,048 were 3 % slower.
@@ -286,6 +287,11 @@ def room(m: int, n: int, depth: int) -> int:
 
     steps = panels(min(depth, DEEP))
     return SCRATCH + PANEL * PANEL + (panels(min(m, HIGH)) + panels(min(n, BROAD))) * steps * STEP
+
+
+def room_of_rows(depth: int) -> int:
+    """Return the same for `panels.multiply_rows_split`."""
+    return SCRATCH + PANEL * PANEL + (-(-depth // PANEL) + 2) * STEP
 
 
 def settings() -> np.ndarray:

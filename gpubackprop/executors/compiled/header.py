@@ -9,6 +9,8 @@ _OPTIONS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True,
 
 #: What does a layer's products with a batch: a BLAS, loops over its rows, tiles, a matrix unit.
 BLAS, LOOPS, TILES, SPLIT = range(4)
+#: Rows or columns of a matrix that a matrix unit takes at once: see `amx`.
+PANEL = 32
 
 HEADER = '''
 import itertools
@@ -43,6 +45,7 @@ codes = pointer_to(types.int64, 8)
 rows_at = pointer_to(types.int32, 4)
 NO, YES = ord("N"), ord("T")
 LOOPS, TILES, SPLIT = {loops}, {tiles}, {split}
+PANEL = {panel}
 # Whose inner products are computed at once, see `tiles`.
 SAMPLES = 4
 # Numbers that do not stay in the second cache.
@@ -202,6 +205,7 @@ def header(dtype: str) -> str:
         loops=LOOPS,
         tiles=TILES,
         split=SPLIT,
+        panel=PANEL,
         options=_OPTIONS,
         size=4 if single else 8,
         bits=8 * processor()[0],

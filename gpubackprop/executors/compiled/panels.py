@@ -84,12 +84,14 @@ def _finish_block(C: int, c_pitch: int, m: int, n: int, keeps: int, bias: int, b
 
 
 def _split_and_multiply(
-    a: int, X: int, pitch: int, along: int, lines: int, depth: int, one: int, out: int, stays: int
-) -> None:
-    """Write columns of B as a panel, and add its product with a panel of A to the sums.
+    kept: int, X: int, pitch: int, along: int, turned: int, lines: int, depth: int, one: int,
+    out: int, stays: int,
+) -> None:  # fmt: skip
+    """Write lines of a matrix as a panel, and add its product with another panel to the sums.
 
-    The matrix unit multiplies one step while the next is split. If it stays, the panel is whole
-    afterwards; else two steps take turns, which are nearer.
+    They are columns of B if `turned` is `along`, else rows of A. The matrix unit multiplies one step
+    while the next is split. If it stays, the panel is whole afterwards; else two steps take turns,
+    which are nearer.
     """
     down, before = PANEL, out
     if along == 0:
@@ -99,13 +101,18 @@ def _split_and_multiply(
         at = out + step * STEP
         if stays == 0:
             at = out + step % 2 * STEP
-        other = 0
+        A, B = 0, before
         if k > 0:
-            other = a + (step - 1) * STEP
-        _split_step(X, pitch, along, along, lines, depth - k, one, at, other, before)
+            A = kept + (step - 1) * STEP
+            if turned != along:
+                A, B = B, A
+        _split_step(X, pitch, along, turned, lines, depth - k, one, at, A, B)
         before = at
         X += down
-    add_products(a + (depth - 1) // PANEL * STEP, before, 1)
+    A, B = kept + (depth - 1) // PANEL * STEP, before
+    if turned != along:
+        A, B = B, A
+    add_products(A, B, 1)
 
 
 def _multiply_panels(
@@ -119,7 +126,9 @@ def _multiply_panels(
             panel = b + q // PANEL * size
         begin_sums()
         at = B + q * b_step
-        _split_and_multiply(a, at, b_pitch, b_along, n - q, depth, one, panel, int(m > PANEL))
+        _split_and_multiply(
+            a, at, b_pitch, b_along, b_along, n - q, depth, one, panel, int(m > PANEL)
+        )  # fmt: skip
         _finish_block(C + q, c_pitch, m, n - q, keeps, bias, block)
     for i in range(PANEL, m, PANEL):
         below = 0
@@ -169,4 +178,32 @@ def multiply_split(
                     a, size, B + q * b_step + p * b_down, b_pitch, b_along, b_step, deep, one, b,
                     C + i * c_pitch + q, c_pitch, high, min(BROAD, n - q), keeps, start, block,
                 )  # fmt: skip
+    end_tiles()
+
+
+def multiply_rows_split(
+    X: int, W: int, out: int, out_pitch: int, m: int, k: int, depth: int, bias: int, unit: int,
+    room: int,
+) -> None:  # fmt: skip
+    """Write ``W @ X.T + bias`` of up to 32 units and k samples to out, which is (m, k).
+
+    Samples are split as rows of the first matrix: as columns of the second, numbers that stand
+    beside each other would have to be turned. `unit` is where 1 is, `room` as for `multiply_split`.
+    """
+    begin_tiles(room)
+    block = room + SCRATCH
+    w = block + PANEL * PANEL
+    x = w + (depth + PANEL - 1) // PANEL * STEP
+    _split_panel(W, depth, 1, 1, m, depth, unit, w)
+    for t in range(0, k, PANEL):
+        begin_sums()
+        _split_and_multiply(w, X + t * depth, depth, 1, 0, k - t, depth, unit, x, 0)
+        write_sums(block, PANEL)
+        source = numbers(block)
+        for j in range(m):
+            row, start = numbers(out + j * out_pitch + t), T(0)
+            if bias != 0:
+                start = numbers(bias)[j]
+            for i in range(min(k - t, PANEL)):
+                row[i] = source[i * PANEL + j] + start
     end_tiles()

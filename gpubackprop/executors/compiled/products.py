@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubackprop.executors.compiled.kernels import matrix_vector, start_with_bias
 from gpubackprop.executors.compiled.micro import apply_rows, clear, product_rows, scale_all
-from gpubackprop.executors.compiled.panels import multiply_split
+from gpubackprop.executors.compiled.panels import multiply_rows_split, multiply_split
 from gpubackprop.executors.compiled.tiles import multiply_rows, multiply_tiles, transpose
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     TILES: int = 2
     FAR: int = 1 << 18  # numbers that the second cache does not keep
     SPLIT: int = 3
+    PANEL: int = 32  # lines that the matrix unit takes at once
 
 Ints = Any
 
@@ -34,6 +35,8 @@ def through_layer(
         start_with_bias(b, z, m, k)
     if k == 1:
         matrix_vector(W, x, z, m, n)
+    elif own == SPLIT and by_rows and m <= PANEL:
+        multiply_rows_split(x, W, z, k, m, k, n, b, unit, panels)
     elif own == SPLIT:
         pitch = n if by_rows else k
         multiply_split(W, n, 1, x, pitch, by_rows, z, k, m, k, n, unit, b, panels)

@@ -28,9 +28,9 @@ LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
 #: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
 ROWS_OF_PANELS, EQUAL_THREADS = cpu_cost.LEAST_ROWS, 2
 #: Of narrow layers it gains on tiles where there are so many units, of the 32 that it always does,
-#: so many inputs, and rows: a full batch of 784-30-10 then trains 1.08 times as fast on a quiet
-#: processor, and as fast on a busy one.
-NARROW_PANEL, MANY_INPUTS, NARROW_ROWS = 24, 256, 512
+#: so many inputs, and rows: 784-30-10 then trains 1.06 times as fast at 128 rows, 1.2 to 1.3 times
+#: at 256 and in full on a quiet processor, and as fast on a busy one.
+NARROW_PANEL, MANY_INPUTS, NARROW_ROWS = 24, 256, 128
 #: With at most this many inputs, loops over rows want the samples of a batch as columns.
 FEW_INPUTS = 64
 #: Rows that go through the network at once: they are read twice, and should be in the cache then.
@@ -217,6 +217,7 @@ class Workspace(Memory):
         ]  # fmt: skip
         if not wanted:
             return 0
+        wanted.append(amx.room_of_rows(shapes[0][1]))
         at = self.place(max(wanted))
         room = self._held[-1]
         offset = at - position(room)
