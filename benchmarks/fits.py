@@ -1,7 +1,7 @@
 """Whole calls of `fit`, each in a fresh process: auto beside the best, first calls, two threads.
 
-    python benchmarks/fits.py auto      # each executor's seconds, Numba's import included; how far
-                                        # auto is from the best
+    python benchmarks/fits.py auto      # each executor's seconds, loading it included; how far auto
+                                        # is from the best
     python benchmarks/fits.py first     # first fit and second, with an empty cache and a full one
     python benchmarks/fits.py threads   # seconds with one thread and with all
 
@@ -47,9 +47,6 @@ def child(network: str, n: int, size: int, epochs: int, optimizer: str, **option
 
     sizes, hidden, output, loss, *_ = NETWORKS[network]
     X, Y = data(network, n)
-    if options.pop("numba", False):
-        import whole_numba  # noqa: F401
-        from scipy.linalg import cython_blas  # noqa: F401
     seconds = []
     for _ in range(2):
         net = gb.Network(sizes, hidden=hidden, output=output, loss=loss, backend="numpy", rng=0)
@@ -85,7 +82,7 @@ def least(job: str, which: int, **options: Any) -> tuple[float, str]:
 
 
 def auto() -> list[dict[str, str]]:
-    """Time each job on eager, compiled and auto, from the import of Numba on."""
+    """Time each job on eager, compiled and auto, from what they load on."""
     rows = []
     for job in JOBS:
         run(job, executor="compiled")  # into the cache
@@ -103,12 +100,12 @@ def auto() -> list[dict[str, str]]:
 
 
 def first() -> list[dict[str, str]]:
-    """Time first and second fits, Numba having been imported."""
+    """Time first and second fits: only with an empty cache Numba is imported, and compiles."""
     rows = []
     for job in ("4-4-4-1, mini-batches", "784-30-10, SGD", "784-256-128-10, Adam"):
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "full"):
-                found = run(job, cache=cache, executor="compiled", numba=True)["seconds"]
+                found = run(job, cache=cache, executor="compiled")["seconds"]
                 rows.append(
                     {"job": job, "cache": state, "first s": f"{found[0]:.2f}",
                      "second s": f"{found[1]:.2f}", "more s": f"{found[0] - found[1]:.2f}"}

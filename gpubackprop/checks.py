@@ -4,6 +4,7 @@ A check looks at a block of rows through array methods alone (`min`, `max`, `sum
 lines serve every backend, and no temporary is larger than a block.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -78,7 +79,8 @@ def as_array(x: Any, name: str, backend: Backend) -> Array:
         raise TypeError(
             f"{name} must be dense, got a sparse {type(x).__name__}; use {name}.toarray()"
         )
-    if isinstance(x, np.ma.MaskedArray) and x.mask.any():
+    masks = sys.modules.get("numpy.ma")  # where it is not loaded, x is none of its arrays
+    if masks is not None and isinstance(x, masks.MaskedArray) and x.mask.any():
         raise TypeError(f"{name} must not have masked values; fill them with {name}.filled(value)")
     if on_gpu(x, name):
         if backend.host:

@@ -47,7 +47,7 @@ def test_the_same_bits_wherever_the_data_begin(library):
 def test_what_cannot_be_chosen(monkeypatch):
     monkeypatch.setenv("GPUBACKPROP_BLAS", "atlas")
     net = gb.Network([9, 3], backend="numpy")
-    with pytest.raises(ValueError, match="GPUBACKPROP_BLAS must be auto, mkl, scipy, numpy, got"):
+    with pytest.raises(ValueError, match="GPUBACKPROP_BLAS must be auto, mkl, numpy, scipy, got"):
         net.fit(X, np.zeros(len(X), int), executor="compiled", progress=False)
     monkeypatch.setenv("GPUBACKPROP_BLAS", "mkl")
     monkeypatch.setattr(blas, "_found", lambda name, kind: None)
@@ -57,7 +57,7 @@ def test_what_cannot_be_chosen(monkeypatch):
 
 def test_the_first_that_is_there_is_taken(monkeypatch):
     monkeypatch.delenv("GPUBACKPROP_BLAS", raising=False)
-    for there in (["mkl", "scipy", "numpy"], ["scipy", "numpy"], ["numpy"]):
+    for there in (["mkl", "numpy", "scipy"], ["numpy", "scipy"], ["scipy"]):
         monkeypatch.setattr(blas, "_found", lambda name, kind, t=there: 1 if name in t else None)
         for amd, expected in ((False, there[0]), (True, there[0] if len(there) < 3 else there[1])):
             monkeypatch.setattr(blas.processor, "is_amd", lambda found=amd: found)

@@ -89,7 +89,7 @@ def files(folder):
 
 def test_nothing_is_compiled_by_predicting(monkeypatch, kernels, tmp_path):
     """However much was predicted: that would take seconds in the middle of a program."""
-    monkeypatch.setattr(prediction, "IMPORT_SECONDS", 1e-3)
+    monkeypatch.setattr(prediction, "LOAD_SECONDS", 1e-3)
     net = make()
     for _ in range(200):
         net.predict(X)
@@ -102,7 +102,7 @@ def test_what_the_cache_has_is_used_once_it_would_have_paid(monkeypatch):
     net = make()
     expected = net.predict(X)
     predictor.Predictor(net.model)  # compiles
-    monkeypatch.setattr(prediction, "IMPORT_SECONDS", 10 * prediction.CALL_SECONDS)
+    monkeypatch.setattr(prediction, "LOAD_SECONDS", 10 * prediction.CALL_SECONDS)
     assert not found(net)
     for _ in range(10):
         net.predict(X)
@@ -117,7 +117,7 @@ def test_many_rows_count_for_more(monkeypatch):
     net = make()
     predictor.Predictor(net.model)
     rows = np.ones((50_000, 3), np.float32)
-    monkeypatch.setattr(prediction, "IMPORT_SECONDS", len(rows) * prediction.UNIT_SECONDS)
+    monkeypatch.setattr(prediction, "LOAD_SECONDS", len(rows) * prediction.UNIT_SECONDS)
     net.predict(X)
     assert not found(net)
     net.predict(rows)

@@ -89,6 +89,6 @@ def test_a_fit_has_the_same_rows_either_way(monkeypatch):
         )
         net.fit(X, X[:, 0], executor="compiled", epochs=3, progress=False)
         found.append((net.weights[0].copy(), net.rng.bit_generator.state))
-    assert len(calls) >= 3
+    assert len(calls) >= 2  # the third epoch draws where compiled code runs two
     assert_array_equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]

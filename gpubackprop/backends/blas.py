@@ -1,7 +1,8 @@
 """The matrix product of a BLAS, by its address, so that compiled code can call it; and MKL's or
 NumPy's with its factors, for NumPy arrays.
 
-MKL if it is installed (the extra "mkl"), else the OpenBLAS that SciPy brings, else NumPy's. On
+MKL if it is installed (the extra "mkl"), else the OpenBLAS that NumPy's wheels bring, which is
+loaded already, else SciPy's. On
 AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains 3 % by it, and 1024-2048-2048-10
 lost 7 to 32 %. The environment variable GPUBACKPROP_BLAS = mkl, scipy or numpy chooses one.
 """
@@ -190,4 +191,4 @@ def _address(library: ctypes.CDLL, name: str) -> int:
     return address
 
 
-_FINDERS: dict[str, Callable[[str], int]] = {"mkl": _mkl, "scipy": _scipy, "numpy": _numpy}
+_FINDERS: dict[str, Callable[[str], int]] = {"mkl": _mkl, "numpy": _numpy, "scipy": _scipy}

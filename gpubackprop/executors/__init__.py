@@ -69,14 +69,14 @@ def choose(job: Job) -> type[Executor]:
     if not job.backend.host:
         return choose_on_gpu(job, job.backend.multiprocessors)
     saved = cpu_cost.seconds_saved(job)
-    # Numba is imported only by a job that may be worth it.
-    if saved < cpu_cost.IMPORT_SECONDS:
+    # LLVM is loaded only by a job that may be worth it.
+    if saved < cpu_cost.LOAD_SECONDS:
         return Eager
     from gpubackprop.executors.compiled import Compiled
 
     if Compiled.refusal(job) is not None:
         return Eager
-    return Compiled if saved > cpu_cost.IMPORT_SECONDS + Compiled.seconds_to_begin(job) else Eager
+    return Compiled if saved > cpu_cost.LOAD_SECONDS + Compiled.seconds_to_begin(job) else Eager
 
 
 def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:

@@ -21,9 +21,9 @@ PARAMETER_SECONDS = 0.4e-9
 #: imported before it pays: left out are narrow layers of large batches, which gain little, and that
 #: many threads of BLAS are as fast.
 MULTIPLY_SECONDS, LEAST_UNITS, LEAST_ROWS = 4e-12, 64, 64
-#: Importing Numba and SciPy. It counts where they are loaded, too: a job's bits must not depend on
-#: what its process did before.
-IMPORT_SECONDS = 1.0
+#: Loading LLVM's loader and machine code; importing Numba, which only compiling takes. They count
+#: where they are loaded, too: a job's bits must not depend on what its process did before.
+LOAD_SECONDS, IMPORT_SECONDS = 0.15, 1.0
 
 
 def seconds_saved(job: Job) -> float:

@@ -1,9 +1,9 @@
 """Which code computes outputs: the backend's operations, or compiled code where it is had cheaply.
 
-Numba takes a second to import, as long as tens of thousands of rows take to predict one at a time,
-and seconds to compile. So compiled code is used in a process in which the executor "compiled" has
-trained, or which has predicted so much that importing Numba would have paid; and only if the cache
-has it. A fit that compiles puts it there, as `gpubackprop warm` does. What has been predicted is
+LLVM's loader takes 0.1 s to load, as long as thousands of rows take to predict one at a time, and
+compiling takes seconds. So compiled code is used in a process in which the executor "compiled" has
+trained, or which has predicted so much that loading it would have paid; and only if the cache has
+it. A fit that compiles puts it there, as `gpubackprop warm` does. What has been predicted is
 counted, not timed: the same calls on the same machine get the same bits.
 
 The environment variable GPUBACKPROP_PREDICT = never or always decides instead: always compiles.
@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gpubackprop.backends.base import Backend
-from gpubackprop.executors.cpu_cost import IMPORT_SECONDS
+from gpubackprop.executors.cpu_cost import LOAD_SECONDS
 from gpubackprop.model import Model
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Process:
     saved : float
         Seconds that compiled code would have saved.
     worth : bool
-        Whether Numba is loaded, or worth it.
+        Whether LLVM's loader is loaded, or worth it.
     version : int
         Changes where there may be compiled code that was not there before.
     """
@@ -42,7 +42,7 @@ class _Process:
 
     def count(self, seconds: float) -> None:
         self.saved += seconds
-        if self.saved >= IMPORT_SECONDS:
+        if self.saved >= LOAD_SECONDS:
             begin()
 
 

@@ -44,7 +44,7 @@ _NUMBA = ("whole_numba", "scipy.linalg.cython_blas")
 ENGINES = {
     "ours-eager": Entry("ours, eager", "ours", "Eager", _OURS, ("gpubackprop", "numpy"), "ours"),
     "ours-compiled": Entry(
-        "ours, compiled", "ours", "Compiled", _OURS + _NUMBA,
+        "ours, compiled", "ours", "Compiled", _OURS,
         ("gpubackprop", "numpy", "numba", "scipy", "mkl"), "ours",
     ),
     "ours-auto": Entry("ours, auto", "ours", "Auto", _OURS, ("gpubackprop", "numpy"), "ours"),

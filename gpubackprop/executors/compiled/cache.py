@@ -3,22 +3,27 @@
 import atexit
 import functools
 import hashlib
-import importlib.util
 import os
 import shutil
 import stat
 import sys
 import tempfile
 import threading
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-_LOADED: dict[str, ModuleType] = {}
+import gpubackprop
+from gpubackprop.executors.compiled import objects, usable
+from gpubackprop.executors.compiled.objects import Program
+
+_LOADED: dict[str, Program] = {}
 _LOCK = threading.RLock()
-_TIME = 1_000_000_000
+#: What Numba reads that changes machine code.
+_TOLD = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE",
+         "NUMBA_SLP_VECTORIZE", "NUMBA_ENABLE_AVX")  # fmt: skip
 
 
 def _new_lock() -> None:
@@ -81,70 +86,84 @@ def folder() -> Path:
 def _machine() -> str:
     """Return what compiled code depends on besides its source."""
     import llvmlite.binding
-    import numba
 
-    try:
-        own = version("gpubackprop")
-    except PackageNotFoundError:  # run from its source
-        own = ""
+    # Of Numba, what it is told in the environment counts, too.
+    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name in _TOLD]
     features = llvmlite.binding.get_host_cpu_features().flatten()
     processor = f"{llvmlite.binding.get_host_cpu_name()} {features}"
-    return f"{own} {numba.__version__} {np.__version__} {sys.version} {processor}"
+    made_by = f"{usable.numba_version()} {llvmlite.__version__} {np.__version__} {sys.version}"
+    return f"{gpubackprop.__version__} {made_by} {processor} {settings}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A program that takes long to print, named by what it is printed from.
+
+    Attributes
+    ----------
+    key : str
+        What it is among those that our sources make.
+    write : callable
+        Returns the text.
+    """
+
+    key: str
+    write: Callable[[], str] = field(compare=False)
+
+
+@functools.cache
+def _sources() -> str:
+    """Return a hash of all that such programs are printed from."""
+    digest, place = hashlib.sha256(), Path(__file__).parent
+    for path in (*sorted(place.glob("*.py")), place.parent.parent / "dropout.py"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def name_of(text: str) -> str:
-    """Return the name of a program's module: a hash of all that its code depends on."""
-    digest = hashlib.sha256(f"{_machine()}\n{text}".encode()).hexdigest()
+def name_of(text: str | Written) -> str:
+    """Return the name of a program: a hash of all that its code depends on."""
+    key = text if isinstance(text, str) else f"{text.key} {_sources()}"
+    digest = hashlib.sha256(f"{_machine()}\n{key}".encode()).hexdigest()
     return f"gpubackprop_{digest[:24]}"
 
 
-def is_ready(text: str) -> bool:
+def is_ready(text: str | Written) -> bool:
     """Tell whether a program can be had without compiling it."""
     name = name_of(text)
-    return name in _LOADED or (_user_folder() / f"{name}.ready").exists()
+    return name in _LOADED or (_user_folder() / f"{name}.zip").exists()
 
 
-def is_loaded(text: str) -> bool:
+def is_loaded(text: str | Written) -> bool:
     """Tell whether a program is in this process's memory."""
     return name_of(text) in _LOADED
 
 
-def load(text: str) -> ModuleType:
-    """Return a program's module, from memory, from the folder, or compiled now (seconds)."""
+def load(text: str | Written) -> Program:
+    """Return a program, from memory, from the folder, or compiled now (seconds)."""
     name = name_of(text)
     with _LOCK:
         if name not in _LOADED:
-            _LOADED[name] = _import(name, text, folder())
+            _LOADED[name] = _read_or_compiled(name, text, folder() / f"{name}.zip")
         return _LOADED[name]
 
 
-def _import(name: str, text: str, place: Path) -> ModuleType:
-    path = place / f"{name}.py"
-    if not path.exists() or path.read_text() != text:
-        _write(path, text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _read_or_compiled(name: str, text: str | Written, path: Path) -> Program:
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    _write(path.with_suffix(".ready"), "")
-    return module
+        return objects.read(path.read_bytes())
+    except (OSError, ValueError):  # it is not there, or not whole
+        written = text if isinstance(text, str) else text.write()
+        program, content = objects.compiled(written, name)
+        _write(path, content)
+        return program
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, even where two processes do it at once."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # Numba takes a file of another time for another program.
-        os.utime(temporary, (_TIME, _TIME))
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

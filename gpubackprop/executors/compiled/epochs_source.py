@@ -12,7 +12,7 @@ number generation", 2014: PCG XSL RR 128/64.
 
 import functools
 
-from gpubackprop.executors.compiled.formulas import join
+from gpubackprop.executors.compiled.formulas import by_address, join
 from gpubackprop.executors.compiled.header import header
 
 _DRAW = '''
@@ -57,8 +57,8 @@ def step(context, low, high, low_step, high_step):
 '''.strip()
 
 _SHUFFLE = """
-@njit("{signature}", cache=True, nogil=True, error_model="numpy")
-def {name}({arguments}, rows, n):
+@fast
+def {name}_rows({arguments}, rows, n):
     at = rows_at(rows)
     {begin}
     i = n - 1
@@ -83,9 +83,8 @@ def {name}({arguments}, rows, n):
 
 #: A number of 64 bits is two of 32: the lower one first, the other is kept.
 _LINES = {
-    "shuffle": ("void(int64, int64, int64, int64)", "function, state", "pass",
-                "drawn = draw(function, state)", "pass"),
-    "shuffle_pcg64": ("void(int64, int64, int64)", "state", """
+    "shuffle": ("function, state", "pass", "drawn = draw(function, state)", "pass"),
+    "shuffle_pcg64": ("state", """
 s = codes(state)
 low, high, low_step, high_step, has, kept = s[0], s[1], s[2], s[3], s[4], s[5]
 """, """
@@ -119,8 +118,8 @@ def enter(context, function, run):
     return types.void(types.int64, types.int64), build
 
 
-@njit("void(int64)", cache=True, nogil=True, error_model="numpy")
-def run_epochs(given):
+@fast
+def epoch_by_epoch(given):
     r = codes(given)
     {names} = {values}
     arguments, now, old, at = codes(run), codes(flat), codes(before), rows_at(rows)
@@ -139,7 +138,7 @@ def run_epochs(given):
         if e < orders:
             for i in range(n):
                 at[i] = i
-            shuffle_pcg64(state, rows, n)
+            shuffle_pcg64_rows(state, rows, n)
         if bad != 0:
             codes(done)[1] = int(doubles(sums)[1])
             return
@@ -151,14 +150,17 @@ def run_epochs(given):
 def write_epochs() -> str:
     """Write the module."""
     parts = [header("float32"), _DRAW, _PCG64]
-    for name, (signature, arguments, *blocks) in _LINES.items():
+    for name, (arguments, *blocks) in _LINES.items():
         depths = (4, 12, 4)
         begin, draw, end = (
             block.strip().replace("\n", "\n" + " " * depth)
             for block, depth in zip(blocks, depths, strict=True)
         )
         parts.append(_SHUFFLE.format(
-            name=name, signature=signature, arguments=arguments, begin=begin, draw=draw, end=end
+            name=name, arguments=arguments, begin=begin, draw=draw, end=end
         ))  # fmt: skip
+        names = (*arguments.split(", "), "rows", "n")
+        parts.append(by_address(name, names, [f"{name}_rows({', '.join(names)})"]))
     values = ", ".join(f"r[{i}]" for i in range(len(PARAMETERS)))
-    return join([*parts, _EPOCHS.format(names=", ".join(PARAMETERS), values=values)])
+    parts.append(_EPOCHS.format(names=", ".join(PARAMETERS), values=values))
+    return join([*parts, by_address("run_epochs", ("given",), ["epoch_by_epoch(given)"])])

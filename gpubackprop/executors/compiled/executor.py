@@ -9,7 +9,7 @@ from gpubackprop.backends import blas
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
-from gpubackprop.executors import prediction
+from gpubackprop.executors import cpu_cost, prediction
 from gpubackprop.executors.base import Epochs, Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import cache, fixed_source, predictor, several, usable
 from gpubackprop.executors.compiled.formulas import FORMULAS, write_formulas
@@ -80,12 +80,14 @@ class Compiled:
 
     @staticmethod
     def seconds_to_begin(job: Job) -> float:
-        """Return about how long it takes until the first batch: what is not cached is compiled."""
+        """Return about how long it takes until the first batch: what is not cached is compiled, for
+        which Numba is imported.
+        """
         name = loop_of(job, masked=job.masked)
         seconds = seconds_to_load(job, name)
         if name != "fixed" and not cache.is_ready(write_formulas(job.model, job.optimizer).text):
             seconds += predictor.seconds_to_prepare(job.model)
-        return seconds
+        return seconds + cpu_cost.IMPORT_SECONDS if seconds else 0.0
 
     @staticmethod
     def refusal(job: Job) -> str | None:
@@ -94,7 +96,8 @@ class Compiled:
             return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
         if job.optimizer.expression.arguments != ("g",):
             return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
-        return usable.problem()
+        reason = usable.loader_problem()
+        return reason or usable.problem(compiles=Compiled.seconds_to_begin(job) > 0)
 
     def run(
         self,

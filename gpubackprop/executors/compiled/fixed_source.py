@@ -30,7 +30,7 @@ def write_fixed(model: Model, *, single: bool) -> str:
     network = _Network(model)
     body = network.one_by_one() if single else network.batches()
     arguments = ", ".join(PARAMETERS)
-    decorator = '@cfunc("void(int64)", cache=True, error_model="numpy")'
+    decorator = '@cfunc("void(int64)", error_model="numpy")'
     values = [
         f"{pointer}(r[{i}])" if pointer else f"r[{i}]"
         for i, pointer in enumerate(PARAMETERS.values())

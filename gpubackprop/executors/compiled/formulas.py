@@ -106,7 +106,7 @@ def _formula(name: str, body: list[str]) -> str:
 def by_address(name: str, arguments: tuple[str, ...], body: list[str]) -> str:
     """Print a function that has an address."""
     signature = f"void({', '.join(['int64'] * len(arguments))})"
-    options = f'cache=True, error_model="numpy", fastmath={FLAGS}'
+    options = f'error_model="numpy", fastmath={FLAGS}'
     head = f'@cfunc("{signature}", {options})\ndef {name}({", ".join(arguments)}):'
     return "\n    ".join([head, *(body or ["pass"])])
 

@@ -19,6 +19,8 @@ table of rows has one for each of the K samples, `pitch` numbers apart; a step o
 all.
 """
 
+from __future__ import annotations  # `source` reads them
+
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubackprop.executors.compiled.kernels import (

@@ -1,6 +1,6 @@
 """A loop over batches as compiled code, with the addresses of what it calls."""
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from gpubackprop.executors.compiled.source import (
 LOOP_SECONDS, FORMULAS_SECONDS = 4.0, 1.0
 
 
-def texts(dtype: np.dtype, name: str) -> list[str]:
+def texts(dtype: np.dtype, name: str) -> list[cache.Written]:
     """Return the modules that one of `LOOPS` needs, its own last."""
-    kernels = [write_kernels(dtype, kernel) for kernel in _kernels(dtype, name)]
-    return [*kernels, write_loop(dtype, name)]
+    kernels = [
+        cache.Written(f"{kernel} {dtype}", partial(write_kernels, dtype, kernel))
+        for kernel in _kernels(dtype, name)
+    ]
+    return [*kernels, cache.Written(f"loop {name} {dtype}", partial(write_loop, dtype, name))]
 
 
 def _kernels(dtype: np.dtype, name: str) -> tuple[str, ...]:
@@ -37,7 +40,8 @@ def seconds_to_load(job: Job, name: str) -> float:
     """Return about how long it takes until a loop can run: what is not cached is compiled."""
     if name == "fixed":
         return 0.0 if fixed.is_ready(job) else fixed.compile_seconds(job)
-    parts = [(write_formulas(job.model, job.optimizer).text, FORMULAS_SECONDS)]
+    formulas = write_formulas(job.model, job.optimizer).text
+    parts: list[tuple[str | cache.Written, float]] = [(formulas, FORMULAS_SECONDS)]
     parts += [(text, LOOP_SECONDS) for text in texts(job.model.dtype, name)]
     if plans.steps_outer(job, masked=job.masked):
         parts.append((write_outer_step(job.model.dtype, job.optimizer)[0], FORMULAS_SECONDS))
@@ -54,7 +58,7 @@ class LoadedLoop:
         What its entry reads from its one argument.
     entry : callable
     address : int
-        Of the entry; 0 where it takes more than that argument.
+        Of the entry.
     addresses : array of int64
         Of what it calls, at their `PLACES`.
     """
@@ -62,7 +66,8 @@ class LoadedLoop:
     def __init__(self, dtype: np.dtype, name: str) -> None:
         self.name, self.parameters = name, tuple(LOOPS[name].parameters)
         *kernels, loop = (cache.load(text) for text in texts(dtype, name))
-        self.entry, self.address = _callable(loop.entry)
+        self.address = loop.entry.address
+        self.entry = loop.entry.call(1 + len(LOOPS[name].given), returns=LOOPS[name].returns)
         self.addresses = np.zeros(len(PLACES), np.int64)
         for module, kernel in zip(kernels, _kernels(dtype, name), strict=True):
             for function in KERNELS[kernel]:
@@ -74,11 +79,6 @@ class FixedLoop:
 
     def __init__(self, job: Job) -> None:
         self.name, self.parameters = "fixed", tuple(fixed_source.PARAMETERS)
-        self.entry, self.address = _callable(cache.load(fixed.text_of(job)).entry)
+        entry = cache.load(fixed.text_of(job)).entry
+        self.entry, self.address = entry.call(1), entry.address
         self.addresses = np.zeros(1, np.int64)
-
-
-def _callable(entry: Any) -> tuple[Any, int]:
-    """Return a compiled entry as Python calls it, and its address if it has one."""
-    address: int | None = getattr(entry, "address", None)
-    return (entry, 0) if address is None else (entry.ctypes, address)

@@ -5,6 +5,8 @@ Like `kernels`, never called from Python, and made of positions. Parameters anno
 function of `kernels` becomes a call by its address, which is in K.
 """
 
+from __future__ import annotations  # `source` reads them
+
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubackprop.executors.compiled.kernels import (

@@ -89,9 +89,9 @@ def _split_and_multiply(
 ) -> None:  # fmt: skip
     """Write lines of a matrix as a panel, and add its product with another panel to the sums.
 
-    They are columns of B if `turned` is `along`, else rows of A. The matrix unit multiplies one step
-    while the next is split. If it stays, the panel is whole afterwards; else two steps take turns,
-    which are nearer.
+    They are columns of B if `turned` is `along`, else rows of A. The matrix unit multiplies one
+    step while the next is split. If it stays, the panel is whole afterwards; else two steps take
+    turns, which are nearer.
     """
     down, before = PANEL, out
     if along == 0:

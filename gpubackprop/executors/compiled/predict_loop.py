@@ -4,6 +4,8 @@ Like `loop`, never called from Python, and made of positions. A parameter annota
 array, as `Given` a number: both are arguments of the compiled function, beside its table.
 """
 
+from __future__ import annotations  # `source` reads them
+
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubackprop.executors.compiled.kernels import add_total

@@ -124,7 +124,7 @@ class Predictor:
             run = self._one
         else:
             run = (self._few if n <= FEW_ROWS else self._many) or self._place_rows(n)
-        return bool(self._enter(run, X, out, n))
+        return bool(self._enter(run, id(X), id(out), n))
 
     def _place(self, parameters: Layers) -> None:
         """Take up other parameters, which are held: they stay where they are."""
@@ -172,10 +172,12 @@ def get(model: Model, *, strict: bool, compiling: bool) -> Predictor | None:
     compiling : bool
         Whether it may be compiled, which takes seconds.
     """
-    if usable.problem() is not None:
+    if usable.loader_problem() is not None:
         return None
-    ready = compiling or all(cache.is_ready(text) for text in _texts(model))
-    return Predictor(model, strict=strict) if ready else None
+    compiles = not all(cache.is_ready(text) for text in _texts(model))
+    if (compiles and not compiling) or usable.problem(compiles=compiles) is not None:
+        return None
+    return Predictor(model, strict=strict)
 
 
 def prepare(model: Model) -> None:
@@ -193,6 +195,6 @@ def seconds_to_prepare(model: Model) -> float:
     return of_loop + (0.0 if cache.is_ready(activations) else ACTIVATIONS_SECONDS)
 
 
-def _texts(model: Model) -> list[str]:
+def _texts(model: Model) -> list[str | cache.Written]:
     """Return the modules that predicting takes."""
     return [*texts(model.dtype, "predict"), write_activations(model).text]

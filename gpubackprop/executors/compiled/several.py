@@ -66,4 +66,4 @@ def run(
     drawing = contextlib.nullcontext() if order is None else pcg64_words(epochs.rng.bit_generator)
     with drawing as state:
         table = pack(PARAMETERS, given | {"state": position(state)})
-        cache.load(write_epochs()).run_epochs(position(table))
+        cache.load(write_epochs()).run_epochs.call(1)(position(table))

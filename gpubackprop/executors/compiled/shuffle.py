@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import cache
+from gpubackprop.executors.compiled import cache, usable
 from gpubackprop.executors.compiled.epochs_source import write_epochs
 from gpubackprop.executors.compiled.tables import position
 
@@ -39,7 +39,9 @@ def pays(job: Job, *, compiles: bool) -> bool:
         return True
     if saved < LOAD_SECONDS:
         return False
-    return compiles or saved > 4 * COMPILE_SECONDS or cache.is_ready(write_epochs())
+    if cache.is_ready(write_epochs()):
+        return True
+    return (compiles or saved > 4 * COMPILE_SECONDS) and usable.problem() is None
 
 
 def shuffle(rng: np.random.Generator, rows: np.ndarray) -> None:
@@ -65,15 +67,22 @@ def shuffles(rng: np.random.Generator, rows: np.ndarray) -> bool:
 
 def _shuffle(rng: np.random.Generator, rows: np.ndarray) -> None:
     bits = rng.bit_generator
-    compiled, place = cache.load(write_epochs()), position(rows)
+    place = position(rows)
     if type(bits) is np.random.PCG64:
         with pcg64_words(bits) as numbers:
-            compiled.shuffle_pcg64(position(numbers), place, len(rows))
+            _shuffles()[1](position(numbers), place, len(rows))
         return
     interface = bits.ctypes
     function = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
     with bits.lock:
-        compiled.shuffle(function, interface.state_address, place, len(rows))
+        _shuffles()[0](function, interface.state_address, place, len(rows))
+
+
+@functools.cache
+def _shuffles() -> tuple[Any, Any]:
+    """Return what shuffles with any generator, and with PCG64."""
+    program = cache.load(write_epochs())
+    return program.shuffle.call(4), program.shuffle_pcg64.call(3)
 
 
 @contextlib.contextmanager

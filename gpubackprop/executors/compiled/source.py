@@ -4,9 +4,10 @@ import ast
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,12 @@ from gpubackprop.executors.compiled.vectors import vectors
 #: Integers that are passed to what is called by its address; or, of a few kernels, so many.
 N_ARGUMENTS, N_MOST = 7, 15
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
-#: What a compiled function takes as an argument of its own, by the annotation: the type, and how
-#: the loop gets it. Arrays are read-only here, because such a parameter takes others too.
+#: What a compiled function takes as an argument of its own, by the annotation, and what the loop
+#: makes of it. Of an array that is where the Python object is: as NumPy's C interface has it, the
+#: pointer to the data stands behind what all objects begin with.
 _GIVEN = {
-    "Rows": ('types.Array(types.{dtype}, 2, "C", readonly=True)', "{name}.ctypes.data // {size}"),
-    "Given": ("types.int64", "{name}"),
+    "Rows": "codes({name} >> 3)[{head}] // {size}",
+    "Given": "{name}",
 }
 
 
@@ -62,16 +64,18 @@ def _names(node: ast.FunctionDef) -> tuple[str, ...]:
     return tuple(one.arg for one in node.args.args)
 
 
+def _functions(module: ModuleType) -> tuple[str, ...]:
+    """Return the names of a module's own functions that others call."""
+    return tuple(
+        name for name, one in vars(module).items()
+        if isinstance(one, FunctionType) and one.__module__ == module.__name__ and name[0] != "_"
+    )  # fmt: skip
+
+
 #: The modules of loops that are called by their address: compiled each for itself, when a job needs
-#: one. Of each, arguments and statements of its functions by name.
-KERNELS = {
-    module.__name__.rpartition(".")[2]: {
-        node.name: (_names(node), "\n".join(map(ast.unparse, node.body)).split("\n"))
-        for node in _definitions(module)
-        if not node.name.startswith("_")
-    }
-    for module in (kernels, micro, tiles, panels)
-}
+#: one. Of each, the names of its functions.
+_MODULES = {"kernels": kernels, "micro": micro, "tiles": tiles, "panels": panels}
+KERNELS = {name: _functions(module) for name, module in _MODULES.items()}
 #: What is printed into such a module besides: the instructions that it needs, and its functions
 #: that nothing else calls.
 _OWN: dict[str, Callable[[str], list[str]]] = {
@@ -88,12 +92,16 @@ class Loop:
 
     Attributes
     ----------
-    functions : tuple of ast.FunctionDef
+    run : callable
+        The function that is entered.
+    modules : tuple of (module, names)
+        Whose functions become part of it, all of them if no names are given.
     kernels : tuple of str
         Keys of `KERNELS`: what it calls.
     """
 
-    functions: tuple[ast.FunctionDef, ...]
+    run: Callable[..., Any]
+    modules: tuple[tuple[ModuleType, tuple[str, ...]], ...]
     kernels: tuple[str, ...]
 
     @functools.cached_property
@@ -101,29 +109,39 @@ class Loop:
         """What the compiled function reads from its first argument, an array of int64, in this
         order, and what it makes of each.
         """
-        return {name: kind for name, kind in self._arguments.items() if kind not in _GIVEN}
+        return {name: kind for name, kind in self.arguments.items() if kind not in _GIVEN}
 
     @functools.cached_property
     def given(self) -> dict[str, str]:
-        """Its other arguments, and what each is."""
-        return {name: kind for name, kind in self._arguments.items() if kind in _GIVEN}
+        """Its other arguments, and what each is; all are integers."""
+        return {name: kind for name, kind in self.arguments.items() if kind in _GIVEN}
+
+    @property
+    def returns(self) -> bool:
+        """Whether it returns an integer."""
+        return bool(self.run.__annotations__["return"] == "int")
 
     @functools.cached_property
-    def _arguments(self) -> dict[str, str]:
-        arguments = self.functions[-1].args.args
-        return {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in arguments}
+    def arguments(self) -> dict[str, str]:
+        """Its arguments, as they are annotated."""
+        return {name: one for name, one in self.run.__annotations__.items() if name != "return"}
+
+    def functions(self) -> Iterator[ast.FunctionDef]:
+        """Yield its functions, in the order of their calls."""
+        for module, names in self.modules:
+            yield from (node for node in _definitions(module) if not names or node.name in names)
 
 
-_PRODUCTS, _DIRECT = _definitions(products), _definitions(loop)
-_AHEAD = [node for node in _DIRECT if node.name == "tell_ahead"]
-_FORWARD = [node for node in _DIRECT if node.name == "forward"]
+_PRODUCTS = products, ()
+_ALL_KERNELS = "kernels", "micro", "tiles", "panels"
 #: The loops over batches by name, and the one over rows that are predicted.
 LOOPS = {
-    "direct": Loop((*_PRODUCTS, *_DIRECT), ("kernels", "micro", "tiles", "panels")),
-    "held back": Loop((*_AHEAD, *_definitions(held_back)), ("kernels", "micro", "tiles")),
+    "direct": Loop(loop.train, (_PRODUCTS, (loop, ())), _ALL_KERNELS),
+    "held back": Loop(
+        held_back.train, ((loop, ("tell_ahead",)), (held_back, ())), ("kernels", "micro", "tiles")
+    ),
     "predict": Loop(
-        (*_PRODUCTS, *_FORWARD, *_definitions(predict_loop)),
-        ("kernels", "micro", "tiles", "panels"),
+        predict_loop.predict, (_PRODUCTS, (loop, ("forward",)), (predict_loop, ())), _ALL_KERNELS
     ),
 }
 
@@ -134,7 +152,10 @@ def write_kernels(dtype: np.dtype, name: str) -> str:
     parts = [header(dtype.name), f"@fast\n{print_mix()}"]
     if name in _OWN:
         parts += [text.strip() for text in _OWN[name](dtype.name)]
-    parts += [by_address(name, names, body) for name, (names, body) in KERNELS[name].items()]
+    for node in _definitions(_MODULES[name]):
+        if not node.name.startswith("_"):
+            body = "\n".join(map(ast.unparse, node.body)).split("\n")
+            parts.append(by_address(node.name, _names(node), body))
     return join(parts)
 
 
@@ -163,28 +184,23 @@ class _ByAddress(ast.NodeTransformer):
 @functools.cache
 def _loop_functions(loop: Loop) -> tuple[str, ...]:
     """Print the functions of a loop, without annotations: once, as it changes what it prints."""
-    return tuple(_fast(_ByAddress().visit(node)) for node in loop.functions)
+    return tuple(_fast(_ByAddress().visit(node)) for node in loop.functions())
 
 
 def _entry(loop: Loop, dtype: np.dtype) -> str:
-    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop. One with
-    nothing else to read has an address.
-    """
+    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop."""
     reading = {name: f"r[{i}]" for i, name in enumerate(loop.parameters)}
     for name, annotation in loop.parameters.items():
         pointer = _POINTERS.get(annotation)
         reading[name] = f"{pointer}({reading[name]})" if pointer else reading[name]
-    kinds = ["types.int64"]
+    head = object.__basicsize__ // 8
     for name, annotation in loop.given.items():
-        kind, text = _GIVEN[annotation]
-        kinds.append(kind.format(dtype=dtype.name))
-        reading[name] = text.format(name=name, size=dtype.itemsize)
-    last = loop.functions[-1]
-    returns = last.returns is not None and ast.unparse(last.returns) == "int"
-    result = "types.int64" if returns else "types.void"
-    values = ", ".join(reading[name] for name in _names(last))
-    head = f"def entry({', '.join(['run', *loop.given])}):"
-    lines = [head, "    r = codes(run)", f"    return {last.name}({values})"]
-    made, options = ("njit", ", nogil=True") if loop.given else ("cfunc", "")
-    options = f'cache=True, error_model="numpy"{options}'
-    return "\n".join([f"@{made}({result}({', '.join(kinds)}), {options})", *lines])
+        reading[name] = _GIVEN[annotation].format(name=name, size=dtype.itemsize, head=head)
+    result = "int64" if loop.returns else "void"
+    values = ", ".join(reading[name] for name in loop.arguments)
+    return "\n".join([
+        f'@cfunc("{result}({", ".join(["int64"] * (1 + len(loop.given)))})", error_model="numpy")',
+        f"def entry({', '.join(['run', *loop.given])}):",
+        "    r = codes(run)",
+        f"    return {loop.run.__name__}({values})",
+    ])  # fmt: skip

@@ -7,6 +7,7 @@ are found by their numbers, so that neither A nor B is copied before.
 """
 
 import functools
+import os
 
 #: How rows are cut into tiles, by the number of a processor's registers: (rows left, rows of the
 #: next tile), the first that fits counts. Fewer than four rows would wait for their own sums.
@@ -248,9 +249,9 @@ def transposed(context, X, rows, pitch, out, out_pitch, n, k, bias):
 def processor() -> tuple[int, int]:
     """Return the bytes of this processor's vectors, and how many registers hold them."""
     import llvmlite.binding
-    from numba import config
 
-    features = config.CPU_FEATURES  # what the user lets Numba use, as in "+avx2,-avx512f"
+    # What the user lets Numba use, as in "+avx2,-avx512f".
+    features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
         features = llvmlite.binding.get_host_cpu_features().flatten()
     has = set(features.split(","))

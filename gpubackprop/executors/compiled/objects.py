@@ -1,0 +1,119 @@
+"""Compiled programs as files of machine code, read into memory by LLVM's loader alone.
+
+Numba takes a second and 130 MiB to be imported, and is needed to compile. What it has compiled are
+functions of integers with an address: their machine code is kept, and LLVM, which `llvmlite` wraps,
+finds it a place in milliseconds.
+"""
+
+import ctypes
+import functools
+import io
+import sys
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+#: What LLVM makes of loops, and libm's functions that formulas have.
+_CALLED = ("memset", "memcpy", "memmove", "erf", "erff")
+#: What Numba would call if a function raised an error, which none does.
+_NEVER_CALLED = (
+    "numba_gil_ensure", "numba_gil_release", "numba_do_raise", "numba_unpickle", "NRT_Free",
+    "numba_runtime_build_excinfo_struct", "PyErr_Clear", "PyErr_SetNone", "PyErr_SetString",
+    "PyErr_WriteUnraisable", "PyExc_StopIteration", "PyExc_SystemError", "PyExc_RuntimeError",
+    "PyUnicode_FromString", "PyBytes_FromStringAndSize", "Py_DecRef",
+)  # fmt: skip
+
+
+class Function:
+    """A compiled function of 64-bit integers.
+
+    Attributes
+    ----------
+    address : int
+    """
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def call(self, n_arguments: int, *, returns: bool = False) -> Any:
+        """Return it as Python calls it, with so many integers, and with one as its result or none.
+
+        Other threads of Python run meanwhile.
+        """
+        result = ctypes.c_int64 if returns else None
+        return ctypes.CFUNCTYPE(result, *[ctypes.c_int64] * n_arguments)(self.address)
+
+
+#: What owns machine code: it stays as long as the process, as addresses of it do.
+_OWNERS: list[Any] = []
+
+
+class Program:
+    """The functions of a program, by their names."""
+
+    def __init__(self, functions: Mapping[str, Function]) -> None:
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Function:
+        raise AttributeError(f"the program has no function {name!r}")
+
+
+def compiled(text: str, name: str) -> tuple[Program, bytes]:
+    """Have Numba compile a program; return it, and what `read` takes."""
+    namespace: dict[str, Any] = {"__name__": name}
+    exec(compile(text, f"<{name}>", "exec"), namespace)
+    made = {key: one for key, one in namespace.items() if hasattr(one, "native_name")}
+    functions = {key: Function(one.address) for key, one in made.items()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, one in made.items():
+            # Numba keeps what LLVM has made of a library for its own cache.
+            code = one._library._get_compiled_object()
+            archive.writestr(f"{key}/{one.native_name}", code)
+    _OWNERS.append(made)
+    return Program(functions), file.getvalue()
+
+
+@functools.cache
+def _begin() -> None:
+    """Make LLVM's loader ready, and tell it of the functions that machine code may call."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    windows = sys.platform == "win32"
+    library = ctypes.CDLL("ucrtbase" if windows else None)
+    for name in (*_CALLED, *_NEVER_CALLED):
+        found = library[name if name in _CALLED else "abort"]
+        address = ctypes.cast(found, ctypes.c_void_p).value
+        assert address is not None
+        binding.add_symbol(name, address)
+
+
+def read(content: bytes) -> Program:
+    """Return the program whose machine code `compiled` gave.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or has been cut short.
+    """
+    from llvmlite import binding
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            codes = {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"no compiled program: {error}") from None
+    _begin()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    for code in codes.values():
+        engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    addresses = dict(name.split("/", 1) for name in codes)
+    functions = {
+        name: Function(engine.get_function_address(symbol)) for name, symbol in addresses.items()
+    }
+    _OWNERS.append(engine)
+    return Program(functions)

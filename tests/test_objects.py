@@ -1,0 +1,125 @@
+"""Machine code that is kept: read without Numba, whole or not at all."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_compiled import cold  # noqa: F401  (a cache of its own)
+
+pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
+
+from gpubackprop.executors.compiled import cache, loaded, objects, source
+from gpubackprop.executors.compiled.formulas import by_address
+from gpubackprop.executors.compiled.header import header
+
+JOB = """
+import sys
+import numpy as np
+import gpubackprop as gb
+
+dtype, batch_size, hidden = {dtype!r}, {batch_size!r}, {hidden!r}
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(60, 90)).astype(dtype), rng.integers(0, 3, 60)
+net = gb.Network([90, 30, 3], hidden=hidden, dtype=dtype, dropout=0.1, backend="numpy", rng=0)
+net.fit(X, Y, batch_size=batch_size, epochs=9, optimizer="adam" if batch_size > 1 else "sgd",
+        executor="compiled", progress=False, threads=1)
+print("numba" in sys.modules)
+outputs = net.predict(X)
+print(hash(outputs.tobytes()), hash(net.weights[0].tobytes()))
+print("numba" in sys.modules)
+"""
+
+
+def run(code, folder):
+    environment = {**os.environ, "GPUBACKPROP_CACHE": str(folder), "PYTHONHASHSEED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n")[:3]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "hidden"),
+    [("float32", 8, "gelu"), ("float64", 1, "gelu"), ("float32", 1, "tanh")],
+)
+def test_a_process_that_finds_it_does_not_load_numba(tmp_path, dtype, batch_size, hidden):
+    """What it computes are the bits of the process that compiled."""
+    code = JOB.format(dtype=dtype, batch_size=batch_size, hidden=hidden)
+    first, second = run(code, tmp_path), run(code, tmp_path)
+    assert first[0] == "True"
+    assert second == ["False", first[1], "False"]
+    # What is kept was whole: nothing was compiled anew.
+    assert all(path.suffix == ".zip" for path in tmp_path.rglob("*"))
+
+
+def twice(name="twice"):
+    """A program that doubles a number in memory."""
+    body = ["x = doubles(at)", "x[0] = T(2) * x[0]"]
+    return f"{header('float64')}\n\n\n{by_address(name, ('at',), body)}\n"
+
+
+def doubled(program, name="twice"):
+    x = np.array([1.5])
+    getattr(program, name).call(1)(x.ctypes.data // 8)
+    return x[0]
+
+
+def test_a_program_is_read_as_it_was_compiled():
+    program, content = objects.compiled(twice(), "a_program")
+    again = objects.read(content)
+    assert doubled(program) == doubled(again) == 3.0
+    assert program.twice.address != again.twice.address
+    with pytest.raises(AttributeError, match="no function 'thrice'"):
+        _ = again.thrice
+
+
+@pytest.mark.parametrize("damaged", [b"", b"no program", "cut short"])
+def test_what_is_damaged_is_compiled_anew(tmp_path, monkeypatch, damaged):
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path))
+    name = f"twice_{len(damaged)}"
+    text = twice(name)
+    cache.load(text)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    content = whole[: len(whole) // 2] if damaged == "cut short" else damaged
+    with pytest.raises(ValueError, match="no compiled program"):
+        objects.read(content)
+    path.write_bytes(content)
+    monkeypatch.setattr(cache, "_LOADED", {})
+    assert doubled(cache.load(text), name) == 3.0
+    assert objects.read(path.read_bytes())
+
+
+def test_functions_return_integers():
+    text = f"""{header("float64")}
+
+
+@cfunc("int64(int64, int64)", error_model="numpy")
+def less(x, y):
+    return x - y
+"""
+    program, content = objects.compiled(text, "another_program")
+    for one in program, objects.read(content):
+        assert one.less.call(2, returns=True)(3, 5) == -2
+
+
+def test_programs_that_are_printed_later_are_named_by_what_they_are_printed_from(monkeypatch):
+    single, double = (loaded.texts(np.dtype(name), "direct") for name in ("float32", "float64"))
+    names = {cache.name_of(one) for one in [*single, *double]}
+    assert len(names) == len(single) + len(double)
+    assert single[-1].write() == source.write_loop(np.dtype("float32"), "direct")
+    cache.name_of.cache_clear()
+    monkeypatch.setattr(cache, "_sources", lambda: "changed")
+    assert not names & {cache.name_of(one) for one in [*single, *double]}
+    cache.name_of.cache_clear()
+
+
+def test_arrays_are_found_behind_what_objects_begin_with():
+    """As the compiled prediction finds them: NumPy's C interface, and Python's."""
+    for x in np.zeros((3, 2)), np.arange(10.0)[4:], np.zeros(1, np.float32):
+        at = ctypes.c_int64.from_address(id(x) + object.__basicsize__)
+        assert at.value == x.ctypes.data
