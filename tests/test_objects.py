@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from test_compiled import cold  # noqa: F401  (a cache of its own)
 
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import cache, loaded, objects, source
+import gpubackprop as gb
+from gpubackprop.executors.compiled import cache, loaded, objects, predictor, source
 from gpubackprop.executors.compiled.formulas import by_address
 from gpubackprop.executors.compiled.header import header
 
@@ -118,8 +120,27 @@ def test_programs_that_are_printed_later_are_named_by_what_they_are_printed_from
     cache.name_of.cache_clear()
 
 
+def test_built_in_functions_of_arrays_answer_and_keep_no_references():
+    net = gb.Network([3, 4, 2], "tanh", backend="numpy", rng=0)
+    one = predictor.Predictor(net.model)
+    X, out = np.ones((1, 3), np.float32), np.empty((1, 2), np.float32)
+    assert one.into(net, X, out, 1) is True
+    assert_allclose(out, net.predict(X), rtol=1e-6)
+    counted = X, out, True, False
+    before = [sys.getrefcount(thing) for thing in counted]
+    for _ in range(1000):
+        one.into(net, X, out, 1)
+    X[...] = np.nan
+    for _ in range(1000):
+        assert one.into(net, X, out, 1) is False
+    after = [sys.getrefcount(thing) for thing in counted]
+    assert np.abs(np.subtract(before, after)).max() < 100
+    assert type(one._one) is type(len)
+
+
 def test_arrays_are_found_behind_what_objects_begin_with():
     """As the compiled prediction finds them: NumPy's C interface, and Python's."""
     for x in np.zeros((3, 2)), np.arange(10.0)[4:], np.zeros(1, np.float32):
-        at = ctypes.c_int64.from_address(id(x) + object.__basicsize__)
-        assert at.value == x.ctypes.data
+        words = (ctypes.c_int64 * 3).from_address(id(x) + object.__basicsize__)
+        assert words[0] == x.ctypes.data
+        assert ctypes.c_int64.from_address(words[2]).value == len(x)

@@ -57,6 +57,8 @@ class LoadedLoop:
     parameters : iterable of str
         What its entry reads from its one argument.
     entry : callable
+    builtin : callable or None
+        Makes, of what the entry reads, a built-in function of the arrays that it takes besides.
     address : int
         Of the entry.
     addresses : array of int64
@@ -67,7 +69,8 @@ class LoadedLoop:
         self.name, self.parameters = name, tuple(LOOPS[name].parameters)
         *kernels, loop = (cache.load(text) for text in texts(dtype, name))
         self.address = loop.entry.address
-        self.entry = loop.entry.call(1 + len(LOOPS[name].given), returns=LOOPS[name].returns)
+        self.entry = loop.entry.call(1 + len(LOOPS[name].arrays), returns=LOOPS[name].returns)
+        self.builtin = loop.builtin.builtin if LOOPS[name].arrays else None
         self.addresses = np.zeros(len(PLACES), np.int64)
         for module, kernel in zip(kernels, _kernels(dtype, name), strict=True):
             for function in KERNELS[kernel]:

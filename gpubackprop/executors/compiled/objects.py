@@ -10,8 +10,10 @@ import functools
 import io
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 #: What LLVM makes of loops, and libm's functions that formulas have.
 _CALLED = ("memset", "memcpy", "memmove", "erf", "erff")
@@ -24,6 +26,19 @@ _NEVER_CALLED = (
 )  # fmt: skip
 
 
+class _Method(ctypes.Structure):
+    """PyMethodDef of Python's C interface."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("call", ctypes.c_void_p), ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+#: METH_FASTCALL: it is given the object that it is bound to, where its arguments are, and how many.
+_FASTCALL = 0x80
+
+
 class Function:
     """A compiled function of 64-bit integers.
 
@@ -34,6 +49,7 @@ class Function:
 
     def __init__(self, address: int) -> None:
         self.address = address
+        self._method = _Method(b"compiled", address, _FASTCALL, None)
 
     def call(self, n_arguments: int, *, returns: bool = False) -> Any:
         """Return it as Python calls it, with so many integers, and with one as its result or none.
@@ -42,6 +58,25 @@ class Function:
         """
         result = ctypes.c_int64 if returns else None
         return ctypes.CFUNCTYPE(result, *[ctypes.c_int64] * n_arguments)(self.address)
+
+    def builtin(self, run: int) -> Callable[..., bool]:
+        """Return it as a built-in function of Python's, which is called ten times as quickly. Other
+        threads wait meanwhile.
+
+        Parameters
+        ----------
+        run : int
+            What it reads first of the array that it is bound to. Behind it stand the objects False
+            and True, one of which it returns, and the function that counts a reference to it.
+        """
+        api = ctypes.pythonapi
+        count = ctypes.cast(api.Py_IncRef, ctypes.c_void_p).value
+        bound = np.array([run, id(False), id(True), count], np.int64)
+        make = ctypes.PYFUNCTYPE(
+            ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object
+        )(("PyCFunction_NewEx", api))
+        made: Callable[..., bool] = make(ctypes.addressof(self._method), bound, None)
+        return made
 
 
 #: What owns machine code: it stays as long as the process, as addresses of it do.
@@ -70,7 +105,7 @@ def compiled(text: str, name: str) -> tuple[Program, bytes]:
             # Numba keeps what LLVM has made of a library for its own cache.
             code = one._library._get_compiled_object()
             archive.writestr(f"{key}/{one.native_name}", code)
-    _OWNERS.append(made)
+    _OWNERS.append((made, functions))
     return Program(functions), file.getvalue()
 
 
@@ -115,5 +150,5 @@ def read(content: bytes) -> Program:
     functions = {
         name: Function(engine.get_function_address(symbol)) for name, symbol in addresses.items()
     }
-    _OWNERS.append(engine)
+    _OWNERS.append((engine, functions))
     return Program(functions)

@@ -1,7 +1,7 @@
 """The loop over rows that are predicted, which `source.py` copies into a module beside `forward`.
 
 Like `loop`, never called from Python, and made of positions. A parameter annotated as `Rows` is an
-array, as `Given` a number: both are arguments of the compiled function, beside its table.
+array, an argument of the compiled function beside its table, and one as `Length` X's rows.
 """
 
 from __future__ import annotations  # `source` reads them
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Ints: TypeAlias = Any
 Rows: TypeAlias = Any
-Given: TypeAlias = int
+Length: TypeAlias = int
 
 
 def predict(
@@ -26,7 +26,7 @@ def predict(
     mask: Ints, kind: Ints, own: Ints, threshold: Ints, key: Ints, keep: int, f: int,
     activate: int, rows_wise: int, C: int, X_columns: int, iota: int, by_columns: int, unit: int,
     panels: int, row: int, chunk: int,
-    value: int, strict: int, X: Rows, out: Rows, n_rows: Given,
+    value: int, strict: int, X: Rows, out: Rows, n_rows: Length,
 ) -> int:  # fmt: skip
     """Write the outputs of all rows of X into `out`; return 1, or 0 where a number in either may
     not be finite: which of NaN and infinity a sum becomes depends on its order. If strict, also

@@ -1,6 +1,8 @@
 """Outputs of rows by compiled code: one native call for each slice of them."""
 
 import functools
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,8 +31,13 @@ SINGLE_ROWS = 2
 #: Few rows have less memory. Of more, so many go through the network at once. As columns they are
 #: that far apart in memory: at powers of two they would share places in the cache.
 FEW_ROWS, PIECE = 64, 448
+#: Multiplications for which other threads of Python may wait: 50 us.
+AT_ONCE = 1 << 22
 #: The least rows of a thread: there are no gradients to be added up, as in `split`.
 SHARE_ROWS = 64
+
+
+_Call: TypeAlias = Callable[[np.ndarray, np.ndarray], bool]
 
 
 class Predictor:
@@ -48,7 +55,6 @@ class Predictor:
         self._width, self._dtype = model.sizes[-1], model.dtype
         self._program = write_activations(model)
         self._loop = LoadedLoop(model.dtype, "predict")
-        self._enter = self._loop.entry
         self._shared = {
             "K": position(self._loop.addresses), "f": blas.gemm(model.dtype),
             "activate": cache.load(self._program.text).activate.address,
@@ -58,7 +64,9 @@ class Predictor:
         self._parameters: Layers | None = None
         self._workspaces: dict[int, Workspace] = {}
         self._runs: dict[int, np.ndarray] = {}
-        self._one = self._few = self._many = 0
+        self._one: _Call | None = None
+        self._few: _Call | None = None
+        self._many: _Call | None = None
         n_weights = [m * n for m, n in model.layout.shapes]
         self._products, self._largest = sum(n_weights), max(n_weights)
         self._others: list[Predictor] = []
@@ -124,7 +132,8 @@ class Predictor:
             run = self._one
         else:
             run = (self._few if n <= FEW_ROWS else self._many) or self._place_rows(n)
-        return bool(self._enter(run, id(X), id(out), n))
+        assert run is not None  # it has been placed
+        return run(X, out)
 
     def _place(self, parameters: Layers) -> None:
         """Take up other parameters, which are held: they stay where they are."""
@@ -133,10 +142,10 @@ class Predictor:
             name: np.array([position(array) for array in arrays], np.int64)
             for name, arrays in (("W", parameters.weights), ("b", parameters.biases))
         }
-        self._one, self._few, self._many = self._written(1), 0, 0
+        self._one, self._few, self._many = self._written(1), None, None
         self._parameters = parameters
 
-    def _place_rows(self, n: int) -> int:
+    def _place_rows(self, n: int) -> _Call:
         """Make ready for n rows."""
         if n <= FEW_ROWS:
             self._few = self._written(FEW_ROWS)
@@ -145,8 +154,8 @@ class Predictor:
         self._many = self._written(WIDE_PIECE if wide else PIECE)
         return self._many
 
-    def _written(self, n_rows: int) -> int:
-        """Write what the compiled code reads for at most so many rows at once; returns where."""
+    def _written(self, n_rows: int) -> _Call:
+        """Write what the compiled code reads for at most so many rows at once; returns it."""
         if n_rows not in self._workspaces:
             self._workspaces[n_rows] = Workspace(
                 self.model, self._program, n_rows, 0, self._blas_threads
@@ -158,7 +167,10 @@ class Predictor:
             "strict": self._strict,
         }  # fmt: skip
         run = self._runs[n_rows] = pack(self._loop.parameters, arguments)
-        return position(run)
+        if n_rows * self._products <= AT_ONCE and self._loop.builtin is not None:
+            return self._loop.builtin(position(run))
+        entry, at = self._loop.entry, position(run)
+        return lambda X, out: bool(entry(at, id(X), id(out)))
 
 
 def get(model: Model, *, strict: bool, compiling: bool) -> Predictor | None:

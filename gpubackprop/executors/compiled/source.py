@@ -32,12 +32,34 @@ from gpubackprop.executors.compiled.vectors import vectors
 N_ARGUMENTS, N_MOST = 7, 15
 _POINTERS = {"Ints": "codes", "Numbers": "numbers", "Doubles": "doubles"}
 #: What a compiled function takes as an argument of its own, by the annotation, and what the loop
-#: makes of it. Of an array that is where the Python object is: as NumPy's C interface has it, the
-#: pointer to the data stands behind what all objects begin with.
+#: makes of it. That is an array, or where this Python object is: as NumPy's C interface has it, the
+#: pointer to the data stands behind what all objects begin with, then one to the axes' lengths.
 _GIVEN = {
     "Rows": "codes({name} >> 3)[{head}] // {size}",
-    "Given": "{name}",
+    "Length": "codes(codes(X >> 3)[{head} + 2] >> 3)[0]",
 }
+#: Printed behind the entry of a loop that takes arrays: a built-in function of Python's. The object
+#: that it is bound to is an array, of the loop's arguments and of what `objects.builtin` tells.
+_BUILTIN = """
+@intrinsic
+def hold(context, function, thing):
+    # Count a reference to a Python object.
+
+    def build(target, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
+
+
+@cfunc("int64(int64, int64, int64)", error_model="numpy")
+def builtin(bound, arguments, n):
+    own, given = codes(codes(bound >> 3)[{head}] >> 3), codes(arguments >> 3)
+    answer = own[1] if enter(own[0], {given}) == 0 else own[2]
+    hold(own[3], answer)
+    return answer
+""".strip()
 
 
 def _definitions(module: ModuleType) -> list[ast.FunctionDef]:
@@ -113,8 +135,13 @@ class Loop:
 
     @functools.cached_property
     def given(self) -> dict[str, str]:
-        """Its other arguments, and what each is; all are integers."""
+        """Its other arguments, and what each is."""
         return {name: kind for name, kind in self.arguments.items() if kind in _GIVEN}
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Those of them that are arrays."""
+        return tuple(name for name, kind in self.given.items() if kind == "Rows")
 
     @property
     def returns(self) -> bool:
@@ -188,7 +215,7 @@ def _loop_functions(loop: Loop) -> tuple[str, ...]:
 
 
 def _entry(loop: Loop, dtype: np.dtype) -> str:
-    """Print the function that Python calls: it reads `Loop.parameters` and runs the loop."""
+    """Print the functions that Python calls: they read `Loop.parameters` and run the loop."""
     reading = {name: f"r[{i}]" for i, name in enumerate(loop.parameters)}
     for name, annotation in loop.parameters.items():
         pointer = _POINTERS.get(annotation)
@@ -198,9 +225,16 @@ def _entry(loop: Loop, dtype: np.dtype) -> str:
         reading[name] = _GIVEN[annotation].format(name=name, size=dtype.itemsize, head=head)
     result = "int64" if loop.returns else "void"
     values = ", ".join(reading[name] for name in loop.arguments)
-    return "\n".join([
-        f'@cfunc("{result}({", ".join(["int64"] * (1 + len(loop.given)))})", error_model="numpy")',
-        f"def entry({', '.join(['run', *loop.given])}):",
+    names = ["run", *loop.arrays]
+    lines = [
+        f"@fast\ndef enter({', '.join(names)}):",
         "    r = codes(run)",
-        f"    return {loop.run.__name__}({values})",
-    ])  # fmt: skip
+        f"    return {loop.run.__name__}({values})\n\n",
+        f'@cfunc("{result}({", ".join(["int64"] * len(names))})", error_model="numpy")',
+        f"def entry({', '.join(names)}):",
+        f"    return enter({', '.join(names)})",
+    ]
+    if loop.arrays:
+        given = ", ".join(f"given[{i}]" for i in range(len(loop.arrays)))
+        lines += ["\n", _BUILTIN.format(head=head, given=given)]
+    return "\n".join(lines)
