@@ -96,6 +96,41 @@ def test_what_is_damaged_is_compiled_anew(tmp_path, monkeypatch, damaged):
     assert objects.read(path.read_bytes())
 
 
+def test_numba_itself_is_left_as_it_is(tmp_path):
+    """Its own functions raise errors, before programs were read and afterwards."""
+    code = """
+import sys
+import numpy as np
+import gpubackprop as gb
+
+def divides(numba, name):
+    def divide(x, y):
+        return x // y
+    try:
+        numba.njit(divide)(1, 0)
+    except ZeroDivisionError:
+        print(name)
+    @numba.cfunc("int64(int64)")
+    def wrong(x):
+        if x > 0:
+            raise ValueError("as it should")
+        return x
+    wrong.ctypes(1)  # says on standard error that it was ignored
+
+if {first}:
+    import numba
+    divides(numba, "before")
+X = np.ones((40, 3))
+net = gb.Network([3, 4, 1], output="sigmoid", loss="log_loss", backend="numpy", rng=0)
+net.fit(X, X[:, :1] > 0, batch_size=8, executor="compiled", progress=False)
+import numba
+divides(numba, "after")
+"""
+    run(code.format(first=False), tmp_path)
+    assert run(code.format(first=False), tmp_path)[0] == "after"
+    assert run(code.format(first=True), tmp_path)[:2] == ["before", "after"]
+
+
 def test_functions_return_integers():
     text = f"""{header("float64")}
 

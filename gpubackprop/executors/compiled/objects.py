@@ -17,7 +17,10 @@ import numpy as np
 
 #: What LLVM makes of loops, and libm's functions that formulas have.
 _CALLED = ("memset", "memcpy", "memmove", "erf", "erff")
-#: What Numba would call if a function raised an error, which none does.
+#: What Numba would call if a function raised an error, which none does. Programs have stubs of
+#: their own, in a file of this name: LLVM's table of symbols is the whole process's, and Numba may
+#: be used for something else.
+_STUBS = "stubs"
 _NEVER_CALLED = (
     "numba_gil_ensure", "numba_gil_release", "numba_do_raise", "numba_unpickle", "NRT_Free",
     "numba_runtime_build_excinfo_struct", "PyErr_Clear", "PyErr_SetNone", "PyErr_SetString",
@@ -105,24 +108,36 @@ def compiled(text: str, name: str) -> tuple[Program, bytes]:
             # Numba keeps what LLVM has made of a library for its own cache.
             code = one._library._get_compiled_object()
             archive.writestr(f"{key}/{one.native_name}", code)
+        archive.writestr(_STUBS, _stubs())
     _OWNERS.append((made, functions))
     return Program(functions), file.getvalue()
 
 
+def _stubs() -> bytes:
+    """Return machine code of functions that are never called."""
+    from llvmlite import binding
+
+    text = "\n".join(f"define void @{name}() {{ ret void }}" for name in _NEVER_CALLED)
+    machine = _target().create_target_machine(jit=True)
+    code: bytes = machine.emit_object(binding.parse_assembly(text))
+    return code
+
+
 @functools.cache
-def _begin() -> None:
-    """Make LLVM's loader ready, and tell it of the functions that machine code may call."""
+def _target() -> Any:
+    """Make LLVM ready, and tell it where the functions are that machine code calls; returns what
+    makes it load for this processor.
+    """
     from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    windows = sys.platform == "win32"
-    library = ctypes.CDLL("ucrtbase" if windows else None)
-    for name in (*_CALLED, *_NEVER_CALLED):
-        found = library[name if name in _CALLED else "abort"]
-        address = ctypes.cast(found, ctypes.c_void_p).value
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    for name in _CALLED:
+        address = ctypes.cast(library[name], ctypes.c_void_p).value
         assert address is not None
         binding.add_symbol(name, address)
+    return binding.Target.from_default_triple()
 
 
 def read(content: bytes) -> Program:
@@ -140,13 +155,12 @@ def read(content: bytes) -> Program:
             codes = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"no compiled program: {error}") from None
-    _begin()
-    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    machine = _target().create_target_machine(jit=True)  # the engine's own
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     for code in codes.values():
         engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    addresses = dict(name.split("/", 1) for name in codes)
+    addresses = dict(name.split("/", 1) for name in codes if name != _STUBS)
     functions = {
         name: Function(engine.get_function_address(symbol)) for name, symbol in addresses.items()
     }
