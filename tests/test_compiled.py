@@ -557,7 +557,7 @@ CHOICES = [
     (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 100}, False, "eager"),
     (MID | {"batch_size": 8192, "n_samples": 8192, "epochs": 10_000}, False, "compiled"),
     (MID | {"batch_size": 256, "n_samples": 60_000, "epochs": 10}, True, "compiled"),
-    (WIDE | {"batch_size": 1, "n_samples": 32, "epochs": 1}, True, "eager"),
+    (WIDE | {"batch_size": 1, "n_samples": 16, "epochs": 1}, True, "eager"),
     (WIDE | {"batch_size": 1, "n_samples": 10_000, "epochs": 1}, True, "compiled"),
 ]
 
@@ -573,7 +573,7 @@ def test_auto_counts_what_a_matrix_unit_saves(monkeypatch):
     monkeypatch.setattr(cache, "is_ready", lambda text: True)
     for has, expected in (False, "eager"), (True, "compiled"):
         monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda has=has: has)
-        job = large(**MID, batch_size=4096, n_samples=4096, epochs=15)
+        job = large(**MID, batch_size=4096, n_samples=4096, epochs=7)
         assert executors.choose(job).name == expected
 
 

@@ -23,7 +23,7 @@ PARAMETER_SECONDS = 0.4e-9
 MULTIPLY_SECONDS, LEAST_UNITS, LEAST_ROWS = 4e-12, 64, 64
 #: Loading LLVM's loader and machine code; importing Numba, which only compiling takes. They count
 #: where they are loaded, too: a job's bits must not depend on what its process did before.
-LOAD_SECONDS, IMPORT_SECONDS = 0.15, 1.0
+LOAD_SECONDS, IMPORT_SECONDS = 0.07, 1.0
 
 
 def seconds_saved(job: Job) -> float:

@@ -1,6 +1,6 @@
 """Which code computes outputs: the backend's operations, or compiled code where it is had cheaply.
 
-LLVM's loader takes 0.1 s to load, as long as thousands of rows take to predict one at a time, and
+LLVM's loader takes 0.07 s to load, as long as thousands of rows take to predict one at a time, and
 compiling takes seconds. So compiled code is used in a process in which the executor "compiled" has
 trained, or which has predicted so much that loading it would have paid; and only if the cache has
 it. A fit that compiles puts it there, as `gpubackprop warm` does. What has been predicted is
