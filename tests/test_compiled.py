@@ -513,6 +513,19 @@ except ValueError as error:
     assert "gpubackprop[fast]" in second
 
 
+def test_numba_is_not_imported_to_find_out_that_it_does_not_pay(tmp_path):
+    """A job that would have to compile, and saves less than that takes."""
+    code = """
+import sys
+import numpy as np, gpubackprop as gb
+net = gb.Network([4, 8, 3], backend="numpy", rng=0)
+X, Y = np.zeros((150, 4)), np.zeros(150, int)
+history = net.fit(X, Y, epochs=400, progress=False)
+print(history.executor, "numba" in sys.modules, "gpubackprop.executors.compiled" in sys.modules)
+"""
+    assert run(code, GPUBACKPROP_CACHE=str(tmp_path)).split() == ["eager", "False", "True"]
+
+
 def test_numba_is_not_imported_before_it_is_used():
     code = "import sys, gpubackprop.executors.compiled; print('numba' in sys.modules)"
     assert run(code) == "False"

@@ -69,6 +69,7 @@ def test_which_jobs_shuffle_with_it(monkeypatch):
         return shuffle.pays(job, compiles=compiles)
 
     assert not pays(1000, 1, compiles=True, ready=True)
+    assert pays(1000, 1, compiles=True, ready=False)  # for others
     assert not pays(None, 1000, compiles=True, ready=True)
     assert pays(1000, 1, compiles=False, ready=True, loaded=True)
     assert pays(100_000, 100, compiles=True, ready=False)

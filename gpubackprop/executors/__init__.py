@@ -74,9 +74,7 @@ def choose(job: Job) -> type[Executor]:
         return Eager
     from gpubackprop.executors.compiled import Compiled
 
-    if Compiled.refusal(job) is not None:
-        return Eager
-    return Compiled if saved > cpu_cost.LOAD_SECONDS + Compiled.seconds_to_begin(job) else Eager
+    return Compiled if Compiled.pays(job, saved) else Eager
 
 
 def choose_on_gpu(job: Job, multiprocessors: int) -> type[Executor]:

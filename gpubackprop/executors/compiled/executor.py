@@ -64,7 +64,8 @@ class Compiled:
             predictor.prepare(job.model)
         prediction.begin(more=compiles)
         #: What draws the order of rows, or None: see `Trainer`.
-        self.shuffling = shuffle if pays(job, compiles=self._loop.name == "fixed") else None
+        compiles |= self._loop.name == "fixed"
+        self.shuffling = shuffle if pays(job, compiles=compiles) else None
         self._n_parts = parts_of(job, self._loop.name)
         self._split: Split | None = None
         #: What BLAS is to be limited to meanwhile, the whole process's.
@@ -92,12 +93,19 @@ class Compiled:
     @staticmethod
     def refusal(job: Job) -> str | None:
         """Return why this job cannot be done, in words; None if it can."""
-        if job.backend.name != "numpy":
-            return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
-        if job.optimizer.expression.arguments != ("g",):
-            return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
-        reason = usable.loader_problem()
+        reason = _obstacle(job)
         return reason or usable.problem(compiles=Compiled.seconds_to_begin(job) > 0)
+
+    @staticmethod
+    def pays(job: Job, saved: float) -> bool:
+        """Tell whether a job is done sooner, where so many seconds are saved once it has begun.
+
+        Numba, which only compiling takes, is not imported to find out that it does not pay.
+        """
+        if _obstacle(job) is not None:
+            return False
+        costs = cpu_cost.LOAD_SECONDS + Compiled.seconds_to_begin(job)
+        return saved > costs and Compiled.refusal(job) is None
 
     def run(
         self,
@@ -326,3 +334,14 @@ class Compiled:
                 rows, *optimizer.scalars(state.updates + 1 + i, rate),
             ))  # fmt: skip
         return np.array(table).astype(self.job.model.dtype)
+
+
+def _obstacle(job: Job) -> str | None:
+    """Return why a job cannot be done, whatever has to be compiled for it; None if nothing is known
+    to hinder it.
+    """
+    if job.backend.name != "numpy":
+        return f"it runs on the backend 'numpy' alone, not on {job.backend.name!r}"
+    if job.optimizer.expression.arguments != ("g",):
+        return f"the update of {type(job.optimizer).__name__} reads more than the gradient"
+    return usable.loader_problem()

@@ -18,7 +18,7 @@ from gpubackprop.executors.compiled.tables import position
 
 #: Seconds to compile it and to load it, on one core of a Xeon of 2023; what it saves by row, and
 #: what `several` does by epoch.
-COMPILE_SECONDS, LOAD_SECONDS, SAVED, SAVED_BY_EPOCH = 0.8, 0.02, 14e-9, 25e-6
+COMPILE_SECONDS, LOAD_SECONDS, SAVED, SAVED_BY_EPOCH = 0.8, 0.005, 14e-9, 25e-6
 
 #: A word of 128 bits is so many times its upper half and its lower half.
 _HALF = 1 << 64
@@ -37,10 +37,9 @@ def pays(job: Job, *, compiles: bool) -> bool:
     saved = 0 if n is None else (n * SAVED + SAVED_BY_EPOCH) * job.epochs
     if cache.is_loaded(write_epochs()):
         return True
-    if saved < LOAD_SECONDS:
-        return False
     if cache.is_ready(write_epochs()):
-        return True
+        return saved >= LOAD_SECONDS
+    # A job that compiles adds it for others.
     return (compiles or saved > 4 * COMPILE_SECONDS) and usable.problem() is None
 
 
