@@ -21,7 +21,7 @@ print(os.waitpid(child, 0)[1], same)
 """
 
 
-def run(code, *path, warnings="error", **environment):
+def run(code, *path, warnings="error", timeout=120, **environment):
     """Run code in a fresh interpreter; returns what it printed.
 
     Parameters
@@ -31,6 +31,8 @@ def run(code, *path, warnings="error", **environment):
         Folders in which modules are looked for first.
     warnings : str, optional
         What a warning is, at import too: "error" makes it a failure.
+    timeout : float, optional
+        Seconds that it may take.
     **environment : str
         Environment variables.
     """
@@ -38,7 +40,7 @@ def run(code, *path, warnings="error", **environment):
     env |= {"PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)])} | environment
     done = subprocess.run(
         [sys.executable, "-W", warnings, "-c", code],
-        env=env, capture_output=True, text=True, timeout=120,
+        env=env, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

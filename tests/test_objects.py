@@ -1,10 +1,9 @@
 """Machine code that is kept: read without Numba, whole or not at all."""
 
 import ctypes
-import os
-import subprocess
 import sys
 
+import interpreter
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -42,12 +41,10 @@ def kept(tmp_path_factory):
 
 
 def run(code, folder):
-    environment = {**os.environ, "GPUBACKPROP_CACHE": str(folder), "PYTHONHASHSEED": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("\n")[:3]
+    """Return the lines that code prints; it may have to compile first."""
+    return interpreter.run(
+        code, timeout=600, GPUBACKPROP_CACHE=str(folder), PYTHONHASHSEED="0"
+    ).split("\n")
 
 
 @pytest.mark.parametrize(

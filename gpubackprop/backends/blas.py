@@ -2,9 +2,9 @@
 NumPy's with its factors, for NumPy arrays.
 
 MKL if it is installed (the extra "mkl"), else the OpenBLAS that NumPy's wheels bring, which is
-loaded already, else SciPy's. On
-AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains 3 % by it, and 1024-2048-2048-10
-lost 7 to 32 %. The environment variable GPUBACKPROP_BLAS = mkl, scipy or numpy chooses one.
+loaded already, else SciPy's. On AMD's processors MKL comes last: on a Zen 3, 784-256-128-10 gains
+3 % by it, and 1024-2048-2048-10 lost 7 to 32 %. The environment variable GPUBACKPROP_BLAS = mkl,
+scipy or numpy chooses one.
 """
 
 import ctypes

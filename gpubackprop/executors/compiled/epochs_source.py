@@ -106,18 +106,6 @@ PARAMETERS = (
 )  # fmt: skip
 
 _EPOCHS = """
-@intrinsic
-def enter(context, function, run):
-    # Call a loop over batches by its address.
-
-    def build(target, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
-        return target.get_dummy_value()
-
-    return types.void(types.int64, types.int64), build
-
-
 @fast
 def epoch_by_epoch(given):
     r = codes(given)
@@ -127,7 +115,7 @@ def epoch_by_epoch(given):
         for i in range(size):
             old[i] = now[i]
         doubles(sums)[0], doubles(sums)[1] = 0.0, -1.0
-        enter(entry, run)
+        call_one(entry, run)
         arguments[at_steps] += steps
         arguments[at_scalars] += scalars
         doubles(losses)[e] = doubles(sums)[0]

@@ -104,8 +104,10 @@ class Compiled:
         """
         if _obstacle(job) is not None:
             return False
-        costs = cpu_cost.LOAD_SECONDS + Compiled.seconds_to_begin(job)
-        return saved > costs and Compiled.refusal(job) is None
+        seconds = Compiled.seconds_to_begin(job)
+        return saved > cpu_cost.LOAD_SECONDS + seconds and (
+            usable.problem(compiles=seconds > 0) is None
+        )
 
     def run(
         self,

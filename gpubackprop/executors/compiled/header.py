@@ -144,6 +144,12 @@ def call(context, f, a, b, c, d, e, g, h):
 
 
 @intrinsic
+def call_one(context, f, a):
+    """The same with one."""
+    return calling(1)
+
+
+@intrinsic
 def call_long(context, f, a, b, c, d, e, g, h, i, j, k, l, m, n, o, p):
     """The same with fifteen."""
     return calling(15)

@@ -41,23 +41,11 @@ _GIVEN = {
 #: Printed behind the entry of a loop that takes arrays: a built-in function of Python's. The object
 #: that it is bound to is an array, of the loop's arguments and of what `objects.builtin` tells.
 _BUILTIN = """
-@intrinsic
-def hold(context, function, thing):
-    # Count a reference to a Python object.
-
-    def build(target, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
-        return target.get_dummy_value()
-
-    return types.void(types.int64, types.int64), build
-
-
 @cfunc("int64(int64, int64, int64)", error_model="numpy")
 def builtin(bound, arguments, n):
     own, given = codes(codes(bound >> 3)[{head}] >> 3), codes(arguments >> 3)
     answer = own[1] if enter(own[0], {given}) == 0 else own[2]
-    hold(own[3], answer)
+    call_one(own[3], answer)
     return answer
 """.strip()
 
