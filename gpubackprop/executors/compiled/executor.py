@@ -2,33 +2,21 @@
 
 import math
 
-import numpy as np
-
 from gpubackprop import backprop
-from gpubackprop.backends import blas
 from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors import cpu_cost, prediction
 from gpubackprop.executors.base import Epochs, Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import cache, fixed_source, predictor, several, usable
-from gpubackprop.executors.compiled.formulas import FORMULAS, write_formulas
-from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
+from gpubackprop.executors.compiled import cache, predictor, several, usable
+from gpubackprop.executors.compiled.bindings import Bindings
+from gpubackprop.executors.compiled.formulas import write_formulas
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
-from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
-from gpubackprop.executors.compiled.plans import loop_of, steps_outer
+from gpubackprop.executors.compiled.plans import loop_of
 from gpubackprop.executors.compiled.rows import Rows
 from gpubackprop.executors.compiled.shuffle import pays, shuffle
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
-from gpubackprop.executors.compiled.tables import (
-    Memory,
-    Workspace,
-    pack,
-    parameter_tables,
-    piece_rows,
-    position,
-)  # fmt: skip
-from gpubackprop.optimizers import Optimizer
+from gpubackprop.executors.compiled.tables import pack
 from gpubackprop.types import Array
 
 
@@ -42,23 +30,11 @@ class Compiled:
         self.job = job
         self._program = write_formulas(job.model, job.optimizer)
         compiles = not cache.is_ready(self._program.text)
-        formulas = cache.load(self._program.text)
-        self._formulas = {name: getattr(formulas, name).address for name in FORMULAS}
+        self._bindings = Bindings(job, self._program)
+        self._sums = self._bindings.sums
         self._loops: dict[str, LoadedLoop | FixedLoop] = {}
-        self._gemm = blas.gemm(job.model.dtype)
         self._rows = Rows(job.model, job.backend)
-        self._workspace: Workspace | None = None
-        self._held: HeldWorkspace | None = None
-        self._buffer: dict[str, int] | None = None
         self._batch_size, self._arrays = 0, list[Array]()
-        self._value, self._sums = np.zeros(1), np.zeros(3)
-        self._penalised = job.penalised and job.optimizer.penalty is not None
-        optimizer = job.optimizer
-        self._same_scalars = not optimizer.schedule.per_update and (
-            type(optimizer).scalars is Optimizer.scalars or not optimizer.scalar_names
-        )
-        limit = optimizer.clip_norm
-        self._limit = np.array([limit or 0.0], job.model.dtype)
         self._loop = self._load(loop_of(job, masked=job.masked))
         if compiles:
             predictor.prepare(job.model)
@@ -126,7 +102,7 @@ class Compiled:
         whole = self._whole(batch_size, parameters, state)
         if self._n_parts > 1 and (self._split is None or self._split.state is not state):
             self._split = Split(
-                self.job, self._program, self._n_parts, self._formulas, self._enter, state
+                self.job, self._program, self._n_parts, self._bindings.formulas, self._enter, state
             )
         data = self._rows.in_place(source, order)
         if data is not None:
@@ -165,20 +141,20 @@ class Compiled:
         epochs : Epochs
             Overwritten.
         """
-        able = self.shuffling is not None and self._n_parts == 1 and not self._penalised
+        able = self.shuffling is not None and self._n_parts == 1 and not self._bindings.penalised
         data = self._rows.in_place(source, order) if able else None
         if data is None or not several.can(order, epochs.rng):
             return False
         whole = self._whole(batch_size, parameters, state) | data
         n = math.ceil(source.n_samples / batch_size)
-        scalars = self._scalars(n * len(epochs.losses), batch_size, batch_size, state, progress)
-        step = scalars.shape[1] * (len(scalars) > 1)
-        arguments = whole | {
+        updates = self._bindings.updates(
+            n * len(epochs.losses), batch_size, batch_size, state, progress
+        )
+        arguments = whole | updates | {
             "start": 0, "stop": source.n_samples, "batch_size": batch_size, "batch": 0,
-            "scalars": position(scalars), "scalars_step": step, "steps": progress.steps,
         }  # fmt: skip
         try:
-            several.run(self._loop, arguments, n, n * step, order, parameters, epochs)
+            several.run(self._loop, arguments, n, order, parameters, epochs)
         finally:
             done = n * int(epochs.done[0])
             state.updates, progress.steps = state.updates + done, progress.steps + done
@@ -194,58 +170,11 @@ class Compiled:
         if not same or any(one is not two for one, two in zip(arrays, self._arrays, strict=True)):
             self._loop = self._load(loop_of(self.job, masked=state.trainable is not None))
             self._batch_size, self._arrays = batch_size, arrays
-            self._arguments = self._written(batch_size, parameters, state)
+            threads = self.job.threads if self.blas_threads is None else self.blas_threads
+            self._arguments = self._bindings.written(
+                self._loop, batch_size, threads, parameters, state
+            )
         return dict(self._arguments)
-
-    def _written(self, batch_size: int, parameters: Parameters, state: State) -> dict[str, int]:
-        job = self.job
-        self._tables = parameter_tables(parameters, state.gradient)
-        self._tables |= velocity_tables(state.slots, parameters)
-        self._tables["slots"] = np.array([position(slot) for slot in state.slots], np.int64)
-        return {
-            **self._workspace_of(batch_size), **self._formulas, **self._outer_step(state),
-            "K": position(self._loop.addresses), "clips": int(job.optimizer.clip_norm is not None),
-            **{name: position(table) for name, table in self._tables.items()},
-            "whole": 0, "first": 0, "last": 1,
-            "plain": int(job.optimizer.plain and state.trainable is None),
-            "value": position(self._value), "sums": position(self._sums),
-            "f": self._gemm, "limit": position(self._limit), "tallies": int(self._penalised),
-            "flat": position(parameters.flat), "g": position(state.gradient.flat),
-            "trainable": position(state.trainable),
-        }  # fmt: skip
-
-    def _outer_step(self, state: State) -> dict[str, int]:
-        """Return what the loop needs where it steps W while it computes its gradient."""
-        job, n_weights = self.job, self.job.model.layout.n_weights
-        if not steps_outer(job, masked=state.trainable is not None):
-            return {"outer_step": 0, "outer_C": 0, "bias_slots": 0, "block": 0}
-        dtype = job.model.dtype
-        text, constants = write_outer_step(dtype, job.optimizer)
-        self._tables["bias_slots"] = self._tables["slots"] + n_weights
-        self._outer_constants = np.array([*constants, 0.0], dtype)
-        return {
-            "outer_step": cache.load(text).outer_step.address,
-            "outer_C": position(self._outer_constants), "block": BLOCK,
-        }  # fmt: skip
-
-    def _workspace_of(self, batch_size: int) -> dict[str, int]:
-        """Return where the memory of a batch is, made now or before."""
-        job = self.job
-        if self._loop.name == "held back":
-            self._held = self._held or HeldWorkspace(job, self._program)
-            return self._held.fixed
-        if self._loop.name == "fixed":
-            if self._buffer is None:
-                self._memory = Memory(job.model.dtype)
-                self._buffer = {"memory": self._memory.place(fixed_source.buffer_size(job.model))}
-            return self._buffer
-        if self._split is not None:
-            return self._split.fixed
-        threads = job.threads if self.blas_threads is None else self.blas_threads
-        n_rows = min(batch_size, piece_rows(job.model, threads))
-        if self._workspace is None or self._workspace.n_rows != n_rows:
-            self._workspace = Workspace(job.model, self._program, n_rows, job.dropout_seed, threads)
-        return self._workspace.fixed
 
     def _call(
         self,
@@ -260,16 +189,12 @@ class Compiled:
         n = math.ceil((stop - start) / batch_size)
         rows = whole["whole"] or batch_size
         n_last = whole["whole"] or stop - start - (n - 1) * batch_size
-        scalars = self._scalars(n, rows, n_last, state, progress)
-        step = scalars.shape[1] * (len(scalars) > 1)
+        updates = self._bindings.updates(n, rows, n_last, state, progress)
+        arguments = whole | updates | {"start": start, "stop": stop, "batch_size": batch_size}
         if self._split is not None and not whole["whole"]:
-            self._split_batches(whole, start, stop, batch_size, position(scalars), step, progress)
+            self._split_batches(arguments, progress)
         else:
-            self._enter(whole | {
-                "start": start, "stop": stop, "batch_size": batch_size,
-                "scalars": position(scalars), "scalars_step": step,
-                "steps": progress.steps, "batch": progress.batch,
-            })  # fmt: skip
+            self._enter(arguments)
         if whole["last"]:
             state.updates += n
             progress.batch += n
@@ -280,22 +205,14 @@ class Compiled:
         run = pack(self._loop.parameters, arguments)
         self._loop.entry(run.ctypes.data // run.itemsize)
 
-    def _split_batches(
-        self,
-        whole: dict[str, int],
-        start: int,
-        stop: int,
-        batch_size: int,
-        scalars: int,
-        scalars_step: int,
-        progress: Progress,
-    ) -> None:
+    def _split_batches(self, arguments: dict[str, int], progress: Progress) -> None:
         """Do batches with several threads each."""
         assert self._split is not None
-        for i, s in enumerate(range(start, stop, batch_size)):
-            end = min(s + batch_size, stop)
+        start, stop, rows = (arguments[name] for name in ("start", "stop", "batch_size"))
+        for i, s in enumerate(range(start, stop, rows)):
+            scalars = arguments["scalars"] + i * arguments["scalars_step"]
             loss = self._split.batch(
-                whole, s, end, scalars + i * scalars_step, progress.steps + i, self._parameters
+                arguments, s, min(s + rows, stop), scalars, progress.steps + i, self._parameters
             )
             self._sums[0] += loss
             if self._sums[1] < 0 and not math.isfinite(loss):
@@ -317,25 +234,6 @@ class Compiled:
             data = self._rows.gathered(source, order, start + first, start + first + k)
             part = {"whole": n, "first": first, "last": int(first + k == n)}
             self._call(whole | data | part, 0, k, k, state, progress)
-
-    def _scalars(
-        self, n: int, n_rows: int, n_last: int, state: State, progress: Progress
-    ) -> np.ndarray:
-        """Return the numbers of each of n updates, of n_rows rows each but for n_last in the last;
-        of one, if they are all the same.
-        """
-        optimizer, same = self.job.optimizer, self._same_scalars
-        if self._penalised:
-            same &= progress.weight_sums is None and n_last == n_rows
-        table = []
-        for i in range(1 if same else n):
-            rate, rows = progress.learning_rate(progress.batch + i), n_rows if i < n - 1 else n_last
-            share = progress.penalty_share(progress.batch + i, rows) if self._penalised else 1.0
-            table.append((
-                rate, rate * optimizer.weight_decay, share * optimizer.l2, share * optimizer.l1,
-                rows, *optimizer.scalars(state.updates + 1 + i, rate),
-            ))  # fmt: skip
-        return np.array(table).astype(self.job.model.dtype)
 
 
 def _obstacle(job: Job) -> str | None:

@@ -26,7 +26,6 @@ def run(
     loop: LoadedLoop | FixedLoop,
     arguments: dict[str, int],
     n_batches: int,
-    scalars_step: int,
     order: Array | None,
     parameters: Parameters,
     epochs: Epochs,
@@ -40,8 +39,6 @@ def run(
         Of the loop over the batches of the first epoch.
     n_batches : int
         Of an epoch.
-    scalars_step : int
-        How far an epoch's scalars are from those of the next.
     order : array of shape (n,) or None
         Rows of the first epoch in order. Overwritten by those of the next.
     parameters : Parameters
@@ -56,7 +53,7 @@ def run(
     given = {
         "entry": loop.address, "run": position(inner), "epochs": len(epochs.losses),
         "at_steps": places.get("steps", 0), "steps": n_batches * ("steps" in places),
-        "at_scalars": places["scalars"], "scalars": scalars_step,
+        "at_scalars": places["scalars"], "scalars": n_batches * arguments["scalars_step"],
         "orders": 0 if order is None else epochs.orders, "sums": arguments["sums"],
         "losses": position(epochs.losses), "done": position(epochs.done),
         "flat": flat.ctypes.data // words, "before": epochs.before.ctypes.data // words,
