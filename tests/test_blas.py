@@ -46,7 +46,7 @@ def test_the_same_bits_wherever_the_data_begin(library):
 
 def test_what_cannot_be_chosen(monkeypatch):
     monkeypatch.setenv("GPUBACKPROP_BLAS", "atlas")
-    net = gb.Network([9, 3], backend="numpy")
+    net = gb.Network([9, 70, 70, 3], backend="numpy")
     with pytest.raises(ValueError, match="GPUBACKPROP_BLAS must be auto, mkl, numpy, scipy, got"):
         net.fit(X, np.zeros(len(X), int), executor="compiled", progress=False)
     monkeypatch.setenv("GPUBACKPROP_BLAS", "mkl")
@@ -63,4 +63,14 @@ def test_the_first_that_is_there_is_taken(monkeypatch):
             monkeypatch.setattr(blas.processor, "is_amd", lambda found=amd: found)
             assert blas.library() == expected
     monkeypatch.setattr(blas, "_found", lambda name, kind: None)
-    assert "gpubackprop[fast]" in usable.problem()
+    assert "gpubackprop[fast]" in usable.problem(multiplies=True)
+
+
+def test_it_is_not_looked_for_where_no_product_is_its(monkeypatch):
+    """Loading MKL takes longer than many a fit."""
+    monkeypatch.setattr(blas, "_found", lambda name, kind: None)
+    X, y = np.ones((40, 9), np.float32), np.zeros(40, int)
+    net = gb.Network([9, 8, 3], backend="numpy", rng=0)
+    net.fit(X, y, batch_size=8, executor="compiled", progress=False)
+    net.predict(X)
+    assert net.history.executor == "compiled"

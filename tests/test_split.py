@@ -85,7 +85,7 @@ def test_a_large_layer_is_left_to_blas(monkeypatch, large, parts, limit):
             super().__init__(job, program, parts, *arguments)
 
     monkeypatch.setattr(split, "LARGE_LAYER", large)
-    monkeypatch.setattr(split, "own_layers", lambda model: [False, False])
+    monkeypatch.setattr(split, "calls_blas", lambda model: True)
     monkeypatch.setattr("gpubackprop.executors.compiled.executor.Split", Look)
     limits = []
     monkeypatch.setattr(training, "limited", lambda n: limits.append(n) or threads.limited(n))
@@ -97,11 +97,12 @@ def test_a_large_layer_is_left_to_blas(monkeypatch, large, parts, limit):
 
 def test_blas_is_not_limited_where_it_has_nothing_to_do():
     limits = []
-    for loop, n_out in (("direct", 65), ("direct", 64), ("held back", 64), ("fixed", 65)):
+    jobs = [("direct", 65), ("direct", 64), ("held back", 65), ("held back", 64), ("fixed", 65)]
+    for loop, n_out in jobs:
         net = gb.Network([20, n_out, 64], backend="numpy", rng=0)
         job = SimpleNamespace(model=net.model, threads=2, batch_size=32)
         limits.append(split.blas_threads(job, loop))
-    assert limits == [1, None, 1, None]
+    assert limits == [1, None, 1, None, None]
 
 
 def test_the_same_threads_get_the_same_bits():

@@ -15,6 +15,7 @@ from gpubackprop.executors.compiled.plans import steps_outer
 from gpubackprop.executors.compiled.tables import (
     Memory,
     Workspace,
+    calls_blas,
     parameter_tables,
     piece_rows,
     position,
@@ -45,7 +46,7 @@ class Bindings:
         formulas = cache.load(program.text)
         self.formulas = {name: getattr(formulas, name).address for name in FORMULAS}
         self.sums, self._value = np.zeros(3), np.zeros(1)
-        self._gemm = blas.gemm(job.model.dtype)
+        self._gemm = blas.gemm(job.model.dtype) if calls_blas(job.model) else 0
         self._workspace: Workspace | None = None
         self._held: HeldWorkspace | None = None
         self._memory: Memory | None = None

@@ -8,7 +8,7 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.data import Source
 from gpubackprop.executors import cpu_cost, prediction
 from gpubackprop.executors.base import Epochs, Job, Progress, Tally, batches_per_block
-from gpubackprop.executors.compiled import cache, predictor, several, usable
+from gpubackprop.executors.compiled import cache, objects, predictor, several, usable
 from gpubackprop.executors.compiled.bindings import Bindings
 from gpubackprop.executors.compiled.formulas import write_formulas
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
@@ -16,7 +16,7 @@ from gpubackprop.executors.compiled.plans import loop_of
 from gpubackprop.executors.compiled.rows import Rows
 from gpubackprop.executors.compiled.shuffle import pays, shuffle
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
-from gpubackprop.executors.compiled.tables import pack
+from gpubackprop.executors.compiled.tables import calls_blas, pack
 from gpubackprop.types import Array
 
 
@@ -70,7 +70,9 @@ class Compiled:
     def refusal(job: Job) -> str | None:
         """Return why this job cannot be done, in words; None if it can."""
         reason = _obstacle(job)
-        return reason or usable.problem(compiles=Compiled.seconds_to_begin(job) > 0)
+        return reason or usable.problem(
+            compiles=Compiled.seconds_to_begin(job) > 0, multiplies=calls_blas(job.model)
+        )
 
     @staticmethod
     def pays(job: Job, saved: float) -> bool:
@@ -81,8 +83,9 @@ class Compiled:
         if _obstacle(job) is not None:
             return False
         seconds = Compiled.seconds_to_begin(job)
-        return saved > cpu_cost.LOAD_SECONDS + seconds and (
-            usable.problem(compiles=seconds > 0) is None
+        least = cpu_cost.LOAD_SECONDS if objects.LOADS_ALONE else cpu_cost.IMPORT_SECONDS
+        return saved > least + seconds and (
+            usable.problem(compiles=seconds > 0, multiplies=calls_blas(job.model)) is None
         )
 
     def run(

@@ -1,4 +1,4 @@
-"""Compiled programs as files of machine code, read into memory by LLVM's loader alone.
+"""Compiled programs as files of machine code, read into memory by LLVM's loader.
 
 Numba takes a second and 130 MiB to be imported, and is needed to compile. What it has compiled are
 functions of integers with an address: their machine code is kept, and LLVM, which `llvmlite` wraps,
@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 
+#: Whether LLVM's loader alone reads machine code. Elsewhere, where nobody has seen it do so, it is
+#: read as Numba reads its own, and Numba is imported for that: what a loader cannot resolve ends
+#: the whole process.
+LOADS_ALONE = sys.platform == "linux"
 #: What LLVM makes of loops, and libm's functions that formulas have.
 _CALLED = ("memset", "memcpy", "memmove", "erf", "erff")
 #: What Numba would call if a function raised an error, which none does. Programs have stubs of
@@ -148,21 +152,42 @@ def read(content: bytes) -> Program:
     ValueError
         If it is something else, or has been cut short.
     """
-    from llvmlite import binding
-
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             codes = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"no compiled program: {error}") from None
+    addresses = _placed(codes) if LOADS_ALONE else _placed_by_numba(codes)
+    functions = {name: Function(address) for name, address in addresses.items()}
+    _OWNERS.append(functions)
+    return Program(functions)
+
+
+def _placed(codes: dict[str, bytes]) -> dict[str, int]:
+    """Have LLVM place machine code in memory; returns the functions' addresses."""
+    from llvmlite import binding
+
     machine = _target().create_target_machine(jit=True)  # the engine's own
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     for code in codes.values():
         engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    addresses = dict(name.split("/", 1) for name in codes if name != _STUBS)
-    functions = {
-        name: Function(engine.get_function_address(symbol)) for name, symbol in addresses.items()
-    }
-    _OWNERS.append((engine, functions))
-    return Program(functions)
+    _OWNERS.append(engine)
+    symbols = dict(name.split("/", 1) for name in codes if name != _STUBS)
+    return {name: engine.get_function_address(symbol) for name, symbol in symbols.items()}
+
+
+def _placed_by_numba(codes: dict[str, bytes]) -> dict[str, int]:
+    """Do the same the way Numba does with its own cache, and on every system that it knows."""
+    from llvmlite import binding
+    from numba.core.registry import cpu_target
+
+    codegen, found = cpu_target.target_context.codegen(), {}
+    nothing = binding.parse_assembly("").as_bitcode()
+    for path, code in codes.items():
+        if path != _STUBS:
+            name, symbol = path.split("/", 1)
+            library = codegen.unserialize_library((symbol, "object", (code, nothing)))
+            _OWNERS.append(library)
+            found[name] = library.get_pointer_to_function(symbol)
+    return found

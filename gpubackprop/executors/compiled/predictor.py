@@ -16,6 +16,7 @@ from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_P
 from gpubackprop.executors.compiled.tables import (
     WIDE_PIECE,
     Workspace,
+    calls_blas,
     pack,
     piece_rows,
     position,
@@ -56,7 +57,8 @@ class Predictor:
         self._program = write_activations(model)
         self._loop = LoadedLoop(model.dtype, "predict")
         self._shared = {
-            "K": position(self._loop.addresses), "f": blas.gemm(model.dtype),
+            "K": position(self._loop.addresses),
+            "f": blas.gemm(model.dtype) if calls_blas(model) else 0,
             "activate": cache.load(self._program.text).activate.address,
         }  # fmt: skip
         self._value = np.zeros(1)
@@ -187,7 +189,9 @@ def get(model: Model, *, strict: bool, compiling: bool) -> Predictor | None:
     if usable.loader_problem() is not None:
         return None
     compiles = not all(cache.is_ready(text) for text in _texts(model))
-    if (compiles and not compiling) or usable.problem(compiles=compiles) is not None:
+    if compiles and not compiling:
+        return None
+    if usable.problem(compiles=compiles, multiplies=calls_blas(model)) is not None:
         return None
     return Predictor(model, strict=strict)
 

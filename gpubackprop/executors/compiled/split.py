@@ -17,7 +17,7 @@ from gpubackprop.executors.compiled import amx
 from gpubackprop.executors.compiled.formulas import FORMULAS, Program
 from gpubackprop.executors.compiled.tables import (
     Workspace,
-    own_layers,
+    calls_blas,
     parameter_tables,
     piece_rows,
     position,
@@ -56,7 +56,7 @@ def parts_of(job: Job, loop: str) -> int:
 def blas_threads(job: Job, loop: str) -> int | None:
     """Return what BLAS is to be limited to; None where it may have all of the job's threads."""
     # Limiting takes as long as an epoch of a small network: not where BLAS has nothing to do.
-    idle = loop == "fixed" or (loop == "direct" and all(own_layers(job.model)))
+    idle = loop == "fixed" or not calls_blas(job.model)
     if job.threads == 1 or idle or not can_limit():
         return None
     largest = max(m * k for m, k in job.model.layout.shapes)

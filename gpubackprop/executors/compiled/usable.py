@@ -6,18 +6,21 @@ from importlib import import_module, util
 from pathlib import Path
 
 from gpubackprop.backends import blas
+from gpubackprop.executors.compiled import objects
 
 
-def problem(*, compiles: bool = True) -> str | None:
+def problem(*, compiles: bool = True, multiplies: bool = False) -> str | None:
     """Return why compiled code cannot run here, in words; None if it can.
 
     Parameters
     ----------
     compiles : bool, optional
         Whether some of it has to be compiled, by Numba; else LLVM's loader is enough.
+    multiplies : bool, optional
+        Whether it calls BLAS, which is looked for then: MKL takes 0.05 s and 9 MiB.
     """
     reason = loader_problem() or (_import_problem("numba") if compiles else None)
-    if reason is None:
+    if reason is None and multiplies:
         try:
             blas.library()
         except ImportError as error:
@@ -32,7 +35,7 @@ def loader_problem() -> str | None:
         return "the environment variable NUMBA_DISABLE_JIT switches Numba off"
     if numba_version() is None:
         return _advice("is not installed")
-    return _import_problem("llvmlite.binding")
+    return _import_problem("llvmlite.binding" if objects.LOADS_ALONE else "numba")
 
 
 @functools.cache
