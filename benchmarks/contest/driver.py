@@ -132,7 +132,7 @@ class Contest:
         write_references(cell, folder)
         self.tell(f"{cell.name}: preparing and checking")
         # Compilers may use every core.
-        everywhere = sorted(os.sched_getaffinity(0))
+        everywhere = self.cores
         for process in self.processes:
             process.tell("prepare", cell.name, folder, cores=everywhere)
         found = {process.name: process.answer() for process in self.processes}
