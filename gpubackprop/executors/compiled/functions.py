@@ -205,7 +205,7 @@ def _horner(variable: str, coefficients: list[float]) -> str:
     return "\n    ".join(lines)
 
 
-def _estrin(variable: str, coefficients: list[float]) -> str:
+def estrin(variable: str, coefficients: list[float]) -> str:
     """Print a polynomial, lowest power first, with few steps one after the other."""
     lines, terms, power = [], [f"T({c!r})" for c in coefficients], variable
     while len(terms) > 1:
@@ -259,6 +259,6 @@ def functions(dtype: str) -> str:
         tiny=2.0 ** (1 - form.bias),
         grow=2.0**size,
         growth=size * math.log(2),
-        curve=_estrin("f", _curve(n_curve)),
+        curve=estrin("f", _curve(n_curve)),
         atanh=_horner("q", atanh),
     )

@@ -1,5 +1,6 @@
 """The first lines of every module that is compiled: pointers, BLAS, and functions of one number."""
 
+from gpubackprop.executors.compiled.error_function import error_function
 from gpubackprop.executors.compiled.functions import functions
 from gpubackprop.executors.compiled.vectors import processor
 
@@ -17,7 +18,7 @@ import itertools
 
 import numpy as np
 from llvmlite import ir
-from math import erf, sqrt
+from math import sqrt
 from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -217,4 +218,4 @@ def header(dtype: str) -> str:
         bits=8 * processor()[0],
         llvm="FloatType" if single else "DoubleType",
     )
-    return text + functions(dtype)
+    return text + functions(dtype) + error_function(dtype)

@@ -6,7 +6,6 @@ instructions the processor has of it, for any count.
 """
 
 LANES = '''
-import math
 import operator
 
 from numba.core.datamodel import models
@@ -157,20 +156,6 @@ def by_name(name):
 
 
 fabs, sqrt = by_name("fabs"), by_name("sqrt")
-
-
-@intrinsic
-def erf(context, x):
-    def build(target, builder, signature, arguments):
-        value = arguments[0]
-        one = target.get_function(math.erf, NUMBER(NUMBER))
-        for i in range(x.count):
-            place = ir.Constant(ir.IntType(32), i)
-            found = one(builder, [builder.extract_element(arguments[0], place)])
-            value = builder.insert_element(value, found, place)
-        return value
-
-    return x(x), build
 
 
 @intrinsic(prefer_literal=True)

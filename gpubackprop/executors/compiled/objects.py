@@ -19,8 +19,8 @@ import numpy as np
 #: read as Numba reads its own, and Numba is imported for that: what a loader cannot resolve ends
 #: the whole process.
 LOADS_ALONE = sys.platform == "linux"
-#: What LLVM makes of loops, and libm's functions that formulas have.
-_CALLED = ("memset", "memcpy", "memmove", "erf", "erff")
+#: What LLVM makes of loops.
+_CALLED = ("memset", "memcpy", "memmove")
 #: What Numba would call if a function raised an error, which none does. Programs have stubs of
 #: their own, in a file of this name: LLVM's table of symbols is the whole process's, and Numba may
 #: be used for something else.
