@@ -21,9 +21,13 @@ from gpubackprop.model import Model
 #: Layers of at most this many units, or weights, are done by loops of ours: BLAS would take longer
 #: to begin, or to pack.
 NARROW_UNITS, FEW_WEIGHTS = cpu_cost.LEAST_UNITS, 1024
-#: Of these, those with more weights are done in tiles, if a batch has more rows: 64-32-10 then
-#: trains 2.7 times as fast at 32 rows. Else loops over rows are quicker.
-LEAST_WEIGHTS, ROWS_OF_TILES = 64, 8
+#: Of these, those with more weights are done in tiles, of two rows or more: 64-64-64-10 then trains
+#: 3.9 times as fast at 8 rows as with loops over rows, 3 times at 2 (Zen 4). With 16 registers and
+#: `MANY_INPUTS` loops are quicker up to so many rows: 1.6 times in 784-30-10.
+LEAST_WEIGHTS, ROWS_OF_LOOPS = 64, 8
+#: Large layers from more rows on, where tiles beat BLAS: 500-300-100-5 then trains 1.2 times as
+#: fast at 8 rows; at 4 it would be 0.85 times.
+ROWS_OF_BLAS = 4
 #: From so many rows on a matrix unit gains: 784-256-128-10 then trains 1.05 times as fast as with
 #: MKL at 64 rows, 1.25 at 128, 1.4 at 256. It is as fast as so many threads of BLAS.
 ROWS_OF_PANELS, EQUAL_THREADS = cpu_cost.LEAST_ROWS, 2
@@ -72,14 +76,14 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
     """
     splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
     splits = splits and n_rows >= ROWS_OF_PANELS
-    tiles = n_rows > ROWS_OF_TILES
-    large = TILES if tiles and tiles_beat_blas(blas_threads) else BLAS
+    large = TILES if n_rows > ROWS_OF_BLAS and tiles_beat_blas(blas_threads) else BLAS
     kinds = []
     for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True):
         if own and n_rows >= NARROW_ROWS and _fits_panels(model, m, n):
             kinds.append(SPLIT)
         elif own:
-            kinds.append(TILES if tiles and m * n > LEAST_WEIGHTS else LOOPS)
+            few = ROWS_OF_LOOPS if n > MANY_INPUTS and processor()[1] == 16 else 1
+            kinds.append(TILES if n_rows > few and m * n > LEAST_WEIGHTS else LOOPS)
         elif splits and n > NARROW_UNITS:
             kinds.append(SPLIT)
         else:
