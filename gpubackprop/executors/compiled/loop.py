@@ -253,10 +253,12 @@ def train(
                 tell_ahead(codes(ahead), X, order, iota, s + p + k, stop, n_in[0], n_out[0], most)
             x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, own[0])
             x_rows = rows if x == X else iota
-            columns = int(by_columns != 0 and single == 0)
+            columns, x0, by_rows = int(by_columns != 0 and single == 0), x, 1
             if columns:
                 transpose(x, x_rows, n_in[0], X_columns, k, n_in[0], k, 0)
                 x = X_columns
+                if own[0] == LOOPS:  # tiles multiply rows by deltas
+                    x0, by_rows = x, 0
             y = read_targets(K, Y, labels, coded, rows, Y_buffer, m, k)
             forward(
                 K, n_layers, n_in, n_out, W, b, z, a, h, mask, kind, own, threshold, key, keep, f,
@@ -281,7 +283,7 @@ def train(
                 weigh(do, w_buffer, m, k)
             backward(
                 K, n_layers, n_in, n_out, W, b, dW, db, h, mask, read, delta, kind, own, threshold,
-                f, derive, C, x, 1 - columns, x_rows, iota, unit, spare, k, single, fused, sc,
+                f, derive, C, x0, by_rows, x_rows, iota, unit, spare, k, single, fused, sc,
                 factors, stepped, flat, slots, outer_step, outer_C, block, sums + 2, panels, ahead,
             )  # fmt: skip
         if last:
