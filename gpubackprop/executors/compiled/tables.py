@@ -14,7 +14,7 @@ from gpubackprop.buffers import Parameters
 from gpubackprop.executors import cpu_cost
 from gpubackprop.executors.compiled import amx
 from gpubackprop.executors.compiled.formulas import Program
-from gpubackprop.executors.compiled.header import BLAS, LOOPS, SPLIT, TILES
+from gpubackprop.executors.compiled.header import BLAS, LOOPS, PANEL, SPLIT, TILES
 from gpubackprop.executors.compiled.vectors import processor
 from gpubackprop.model import Model
 
@@ -37,8 +37,9 @@ ROWS_OF_PANELS, EQUAL_THREADS = cpu_cost.LEAST_ROWS, 2
 NARROW_PANEL, MANY_INPUTS, NARROW_ROWS = 24, 256, 128
 #: With at most this many inputs, loops over rows want the samples of a batch as columns, and so do
 #: tiles where they fill a vector: 8-64-1 then trains 1.3 times as fast at 16 rows on a Zen 4, 1.5
-#: times at 200; 40-64-1 1.1 times.
-FEW_INPUTS = 64
+#: times at 200; 40-64-1 1.1 times. With 32 registers, and layers wider than 32, tiles do with at
+#: most so many: 1.03 to 1.1 times; of more, rows of samples are long enough for inner products.
+FEW_INPUTS, TILES_INPUTS = 64, 160
 #: Rows that go through the network at once: they are read twice, and should be in the cache then.
 #: Where W is larger than the cache, each of its readings should serve many: more of BLAS's.
 PIECE, NARROW_PIECE, WIDE_PIECE, WIDE_TILES_PIECE = 512, 64, 2048, 256
@@ -91,6 +92,16 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
         else:
             kinds.append(large)
     return kinds
+
+
+def wants_columns(model: Model, kind: int, n_rows: int) -> bool:
+    """Tell whether the first layer's products, of a kind, want samples as columns."""
+    m, n = model.layout.shapes[0]
+    if kind == LOOPS:
+        return n <= FEW_INPUTS
+    n_bytes, registers = processor()
+    most = TILES_INPUTS if registers == 32 and m > PANEL else FEW_INPUTS
+    return kind == TILES and n <= most and n_rows * model.dtype.itemsize >= n_bytes
 
 
 def _fits_panels(model: Model, m: int, n: int) -> bool:
@@ -197,10 +208,7 @@ class Workspace(Memory):
         h = [self.place(m * n_rows) if drops else 0 for drops, m in
                  zip(dropped, sizes[1:], strict=True)]  # fmt: skip
         kinds = product_kinds(model, n_rows, blas_threads)
-        lanes = processor()[0] // model.dtype.itemsize
-        columns = sizes[0] <= FEW_INPUTS and (
-            kinds[0] == LOOPS or (kinds[0] == TILES and n_rows >= lanes)
-        )
+        columns = wants_columns(model, kinds[0], n_rows)
         gathers = kinds[0] in (BLAS, SPLIT)
         self.fixed = {
             **shared_tables(self, model, program, dropout_seed),
