@@ -8,6 +8,7 @@ repository's root, with the extra "peers" installed:
     python benchmarks/peers.py --cells '784-30-10/*' --engines 'ours-*' sklearn --rounds 5
     python benchmarks/peers.py --json peers.json --plot peers.png --markdown benchmarks/RESULTS.md
     python benchmarks/peers.py --before peers.json --markdown benchmarks/RESULTS.md  # both runs
+    python benchmarks/peers.py --shapes  # other networks, beside what most would take
 """
 
 import argparse
@@ -21,13 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from contest import report
-from contest.cells import CELLS
+from contest.cells import CELLS, SHAPE_CELLS, TARGET_CELLS
 from contest.driver import Contest, first_uses
 from contest.engines import ENGINES
 
 #: Where memory and first calls are measured.
 FIRST_CELL = "784-256-128-10/full"
 QUICK_CELLS = ("784-30-10/32", "784-256-128-10/256")
+#: What trains other networks than those with targets.
+SHAPE_ENGINES = (
+    "ours-eager", "ours-compiled", "torch-eager", "torch-fused", "jax-scan", "sklearn",
+)  # fmt: skip
 
 
 def chosen(patterns: list[str], names: Any, what: str) -> list[str]:
@@ -43,7 +48,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cells", nargs="+", metavar="PATTERN", help=", ".join(CELLS))
+    parser.add_argument("--cells", nargs="+", metavar="PATTERN", help=", ".join(TARGET_CELLS))
     parser.add_argument("--engines", nargs="+", metavar="PATTERN", help=", ".join(ENGINES))
     parser.add_argument("--rounds", type=int, default=4, help="interleaved rounds (4)")
     parser.add_argument(
@@ -51,6 +56,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument(
         "--quick", action="store_true", help=f"{' and '.join(QUICK_CELLS)}, 2 rounds, no first use"
+    )
+    parser.add_argument(
+        "--shapes", action="store_true", help=f"other networks: {', '.join(SHAPE_CELLS)}"
     )
     parser.add_argument("--cores", type=int, nargs="+", help="cores to pin to (the last one)")
     parser.add_argument("--no-first-use", action="store_true", help="leave out memory and imports")
@@ -70,10 +78,12 @@ def tell(line: str) -> None:
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Run the contest, printing each cell's table."""
     default = [name for name in ENGINES if name != "ours-auto"]
+    table, quick = TARGET_CELLS, options.quick
+    if options.shapes:
+        default, table, quick = list(SHAPE_ENGINES), SHAPE_CELLS, False
     engines = chosen(options.engines or default, list(ENGINES), "engine")
-    cells = chosen(
-        options.cells or (list(QUICK_CELLS) if options.quick else list(CELLS)), list(CELLS), "cell"
-    )
+    cells = options.cells or (QUICK_CELLS if quick else list(table))
+    cells = chosen(list(cells), list(table), "cell")
     cores = options.cores or [max(os.sched_getaffinity(0))]
     found: dict[str, Any] = {
         "machine": report.stated(engines, len(cores)),
@@ -90,7 +100,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             print(f"\n{name}\n{report.text_table(report.cell_rows(results))}", flush=True)
         rows = [report.verdict(CELLS[name], cell) for name, cell in found["cells"].items()]
         print(f"\nTargets\n{report.text_table(rows)}", flush=True)
-    if options.only_first_use or not (options.quick or options.no_first_use):
+    without = options.quick or options.shapes or options.no_first_use
+    if options.only_first_use or not without:
         tell(f"first use and memory: {FIRST_CELL}")
         found["first_use"] = first_uses(engines, cores, FIRST_CELL)
         rows = report.first_rows(found["first_use"])
@@ -108,10 +119,10 @@ def main() -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.plot and found["cells"]:
+    if options.plot and found["cells"] and not options.shapes:
         report.plot(found, options.plot)
     if options.markdown:
-        report.write_markdown(found, options.markdown)
+        report.write_markdown(found, options.markdown, other=options.shapes)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from networks import NETWORKS, data
+from networks import NETWORKS, data, network
+from scipy.special import erf
 
 #: Rows of an update by the mode's short name.
 BATCHES = {"sgd": 1, "32": 32, "256": 256, "full": None}
@@ -52,7 +53,7 @@ class Cell:
     Attributes
     ----------
     network, mode : str
-        Of `NETWORKS` and `BATCHES`.
+        Of `networks.network` and `BATCHES`, or rows of an update.
     adam : bool
         Adam, else plain SGD.
     """
@@ -67,21 +68,33 @@ class Cell:
 
     @property
     def sizes(self) -> list[int]:
-        return NETWORKS[self.network][0]
+        return network(self.network)[0]
+
+    @property
+    def hidden(self) -> str:
+        return network(self.network)[1]
+
+    @property
+    def output(self) -> str:
+        return network(self.network)[2]
 
     @property
     def loss(self) -> str:
-        return NETWORKS[self.network][3]
+        return network(self.network)[3]
 
     @property
     def rows(self) -> int:
         """Rows of an epoch: whole batches."""
-        n = ROWS.get((self.network, self.mode), NETWORKS[self.network][4])
-        return n - n % (BATCHES[self.mode] or n)
+        n = ROWS.get((self.network, self.mode), network(self.network)[4])
+        return n - n % (self._batch or n)
 
     @property
     def batch_size(self) -> int:
-        return BATCHES[self.mode] or self.rows
+        return self._batch or self.rows
+
+    @property
+    def _batch(self) -> int | None:
+        return BATCHES[self.mode] if self.mode in BATCHES else int(self.mode)
 
     @property
     def full(self) -> bool:
@@ -89,10 +102,13 @@ class Cell:
 
     @property
     def learning_rate(self) -> float:
-        return 1e-3 if self.adam else NETWORKS[self.network][5]
+        return 1e-3 if self.adam else network(self.network)[5]
 
     @property
     def target(self) -> float:
+        """0 where there is none."""
+        if self.network not in TARGETS:
+            return 0.0
         return ADAM_TARGET if self.adam else TARGETS[self.network][self.mode]
 
     @property
@@ -113,7 +129,7 @@ class Cell:
 
     def checked_order(self) -> np.ndarray:
         """Return the rows of the updates that are checked."""
-        n = CHECKED[self.mode]
+        n = CHECKED.get(self.mode, 3)
         if self.full:
             return np.tile(np.arange(self.rows), n)
         return np.random.default_rng(13).permutation(self.rows)[: n * self.batch_size]
@@ -121,6 +137,20 @@ class Cell:
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
+
+
+def _gelu_slope(z: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + erf(z / np.sqrt(2))) + z * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+
+
+#: Activations and their derivatives.
+_UNITS = {
+    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * (1 - _sigmoid(z))),
+    "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "gelu": (lambda z: 0.5 * z * (1 + erf(z / np.sqrt(2))), _gelu_slope),
+    "identity": (lambda z: z, np.ones_like),
+}
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:
@@ -138,9 +168,10 @@ def reference(
     X, Y = data.X.astype(np.float64), data.Y.astype(np.float64)
     P = [p.astype(np.float64) for pair in zip(data.weights, data.biases, strict=True) for p in pair]
     m, v = [np.zeros_like(p) for p in P], [np.zeros_like(p) for p in P]
+    units = cell.hidden, cell.output
     for t, i in enumerate(range(0, len(order), cell.batch_size), start=1):
         rows = order[i : i + cell.batch_size]
-        for p, g, mk, vk in zip(P, _gradient(P, X[rows], Y[rows], loss), m, v, strict=True):
+        for p, g, mk, vk in zip(P, _gradient(P, X[rows], Y[rows], loss, units), m, v, strict=True):
             if cell.adam:
                 mk += 0.1 * (g - mk)
                 vk += 0.001 * (g * g - vk)
@@ -156,19 +187,23 @@ def answer_name(loss: str, raw_epsilon: bool) -> str:
     return f"{loss}-raw-epsilon.npy" if raw_epsilon else f"{loss}.npy"
 
 
-def _gradient(P: list[np.ndarray], x: np.ndarray, y: np.ndarray, loss: str) -> list[np.ndarray]:
-    n_layers = len(P) // 2
-    a = [x]
+def _gradient(
+    P: list[np.ndarray], x: np.ndarray, y: np.ndarray, loss: str, units: tuple[str, str]
+) -> list[np.ndarray]:
+    n_layers, (hidden, output) = len(P) // 2, units
+    a, z = [x], [x]
     for l in range(n_layers):
-        z = a[-1] @ P[2 * l].T + P[2 * l + 1]
-        a.append(_softmax(z) if loss == "cross_entropy" and l == n_layers - 1 else _sigmoid(z))
+        z.append(a[-1] @ P[2 * l].T + P[2 * l + 1])
+        kind = hidden if l < n_layers - 1 else output
+        a.append(_softmax(z[-1]) if kind == "softmax" else _UNITS[kind][0](z[-1]))
     delta = (a[-1] - y) / len(x)
     if loss == "squared":
-        delta = delta * a[-1] * (1 - a[-1])
+        delta = delta * _UNITS[output][1](z[-1])
     gradients: list[np.ndarray] = []
     for l in reversed(range(n_layers)):
         gradients[:0] = [delta.T @ a[l], delta.sum(0)]
-        delta = (delta @ P[2 * l]) * a[l] * (1 - a[l])
+        if l > 0:
+            delta = (delta @ P[2 * l]) * _UNITS[hidden][1](z[l])
     return gradients
 
 
@@ -182,11 +217,30 @@ def distance(found: np.ndarray, expected: np.ndarray, start: np.ndarray) -> floa
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected - start))
 
 
-#: Every cell by its name.
-CELLS = {
-    cell.name: cell
-    for cell in (
-        *(Cell(network, mode) for network in NETWORKS for mode in BATCHES),
-        Cell("784-256-128-10", "256", adam=True),
-    )
-}
+def _by_name(*cells: Cell) -> dict[str, Cell]:
+    return {cell.name: cell for cell in cells}
+
+
+#: The cells that have targets, by their names.
+TARGET_CELLS = _by_name(
+    *(Cell(name, mode) for name in NETWORKS for mode in BATCHES),
+    Cell("784-256-128-10", "256", adam=True),
+)
+#: Others: batches of all sizes, both optimisers.
+SHAPE_CELLS = _by_name(
+    *(Cell("64-64-64-10 relu", rows) for rows in ("sgd", "2", "4", "8")),
+    Cell("64-64-64-10 relu", "sgd", adam=True),
+    Cell("784-100-10 relu", "10"),
+    Cell("784-800-10 relu", "100"),
+    Cell("784-512-256-10 relu", "4"),
+    Cell("3072-256-10 relu", "128"),
+    *(Cell(name, rows, adam=True) for name, rows in (
+        ("30-16-1 relu", "32"), ("8-100-1 relu", "200"), ("13-64-64-1 relu", "8"),
+        ("13-64-64-1 relu", "32"), ("20-100-100-1 gelu", "32"), ("20-100-100-1 tanh", "2048"),
+        ("10-512-512-1 tanh", "1024"), ("20-64-32-4 relu", "128"), ("64-100-10 relu", "200"),
+        ("64-64-64-64-64-64-64-10 relu", "64"), ("784-100-10 relu", "64"),
+        ("784-512-256-10 relu", "16"), ("784-512-256-10 relu", "128"),
+        ("100-200-1000 relu", "128"),
+    )),
+)  # fmt: skip
+CELLS = {**TARGET_CELLS, **SHAPE_CELLS}

@@ -12,7 +12,9 @@ from gpubackprop.machine import machine, version
 
 #: What no executor of ours may lose to.
 NEVER_LOSE_TO = ("sklearn", "torch-eager")
-_BEGIN, _END = "<!-- peers: begin -->", "<!-- peers: end -->"
+
+#: Columns of cells that have targets.
+_OF_TARGETS = ("target", "reached", "/ GEMMs")
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -108,6 +110,8 @@ def verdict(cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, s
     }
     if fann and cell.mode == "sgd":
         row["which"] += f"; {times(ours, fann)} x FANN"
+    if not cell.target:
+        row = {key: value for key, value in row.items() if key not in _OF_TARGETS}
     return row
 
 
@@ -165,11 +169,11 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(found: Mapping[str, Any], title: str = "Training beside the peers") -> str:
     """Return the report in Markdown."""
     results: Results = found["cells"]
     parts = [
-        "## Training beside the peers",
+        f"## {title}",
         "\n".join(f"- {line}" for line in header(found["machine"])),
     ]
     parts.append(
@@ -205,14 +209,18 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_markdown(found: Mapping[str, Any], path: Path) -> None:
-    """Write the report between its marks in a file, which is made if it is not there."""
-    old = path.read_text() if path.exists() else f"# Results\n\n{_BEGIN}\n{_END}\n"
-    if _BEGIN not in old:
-        old += f"\n{_BEGIN}\n{_END}\n"
-    before, rest = old.split(_BEGIN, 1)
-    after = rest.split(_END, 1)[1]
-    path.write_text(f"{before}{_BEGIN}\n\n{markdown(found)}\n{_END}{after}")
+def write_markdown(found: Mapping[str, Any], path: Path, *, other: bool = False) -> None:
+    """Write the report between its marks in a file, which is made if it is not there; that of other
+    networks than those with targets between others.
+    """
+    name, title = ("shapes", "Other networks") if other else ("peers", "Training beside the peers")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    old = path.read_text() if path.exists() else f"# Results\n\n{begin}\n{end}\n"
+    if begin not in old:
+        old += f"\n{begin}\n{end}\n"
+    before, rest = old.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    path.write_text(f"{before}{begin}\n\n{markdown(found, title)}\n{end}{after}")
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:

@@ -20,9 +20,12 @@ class Engine:
     ----------
     raw_epsilon : bool
         Whether its Adam adds epsilon before the bias correction.
+    any_units : bool
+        Whether it has others than sigmoid units, and linear outputs.
     """
 
     raw_epsilon = False
+    any_units = False
 
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         self.cell, self.data, self.threads = cell, data, threads
@@ -31,7 +34,8 @@ class Engine:
     @classmethod
     def refusal(cls, cell: Cell) -> str | None:
         """Return why this cell cannot be done, in words; None if it can."""
-        return None
+        own = cls.any_units or (cell.hidden == "sigmoid" and cell.output != "identity")
+        return None if own else "it is written for sigmoid units"
 
     @classmethod
     def loss(cls, cell: Cell) -> str:

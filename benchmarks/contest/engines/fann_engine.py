@@ -46,6 +46,9 @@ class Fann(Engine):
     def refusal(cls, cell: Cell) -> str | None:
         if _LIBRARY is None:
             return "the library is not installed: apt-get install libfann2"
+        reason = super().refusal(cell)
+        if reason is not None:
+            return reason
         if cell.loss == "cross_entropy":
             return "it has no softmax"
         if cell.mode not in ("sgd", "full"):

@@ -124,7 +124,7 @@ class Mkl(OpenBlas):
     @classmethod
     def refusal(cls, cell: Cell) -> str | None:
         found = _mkl()
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else super().refusal(cell)
 
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         _mkl().MKL_Set_Num_Threads(threads)

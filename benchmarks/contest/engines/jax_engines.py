@@ -11,24 +11,31 @@ from jax import lax
 from contest.cells import Cell, Data
 from contest.engines.base import Engine
 
+_UNITS = {
+    "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}  # fmt: skip
 
-def loss_of(P: Any, x: Any, y: Any, kind: str) -> Any:
+
+def loss_of(P: Any, x: Any, y: Any, cell: Cell) -> Any:
     """Return the mean loss of a batch, from logits where the pair allows."""
+    kind = cell.loss
     for W, b in P[:-1]:
-        x = jax.nn.sigmoid(x @ W.T + b)
+        x = _UNITS[cell.hidden](x @ W.T + b)
     W, b = P[-1]
     z = x @ W.T + b
     if kind == "cross_entropy":
         return -(y * jax.nn.log_softmax(z)).sum(1).mean()
     if kind == "log_loss":
         return (jax.nn.softplus(z) - z * y).sum(1).mean()
-    return 0.5 * ((jax.nn.sigmoid(z) - y) ** 2).sum(1).mean()
+    o = jax.nn.sigmoid(z) if cell.output == "sigmoid" else z
+    return 0.5 * ((o - y) ** 2).sum(1).mean()
 
 
 def update(cell: Cell, state: Any, x: Any, y: Any) -> Any:
     """Return the state after one update."""
     P, m, v, t = state
-    G = jax.grad(loss_of)(P, x, y, cell.loss)
+    G = jax.grad(loss_of)(P, x, y, cell)
     rate = cell.learning_rate
     if not cell.adam:
         return jax.tree.map(lambda p, g: p - rate * g, P, G), m, v, t
@@ -41,6 +48,8 @@ def update(cell: Cell, state: Any, x: Any, y: Any) -> Any:
 
 
 class _Jax(Engine):
+    any_units = True
+
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         super().__init__(cell, data, threads)
         self.X, self.Y = jnp.asarray(data.X), jnp.asarray(data.Y)

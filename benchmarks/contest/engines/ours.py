@@ -1,7 +1,6 @@
 """gpubackprop on each executor, by `Network.fit`, as a user would."""
 
 import numpy as np
-from networks import NETWORKS
 
 import gpubackprop as gb
 from contest.cells import Cell, Data
@@ -10,17 +9,18 @@ from contest.engines.base import Engine
 
 class _Ours(Engine):
     executor = ""
+    any_units = True
 
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         super().__init__(cell, data, threads)
-        sizes, hidden, output, loss, *_ = NETWORKS[cell.network]
         self.net = gb.Network(
-            sizes, hidden=hidden, output=output, loss=loss, backend="numpy", rng=0
-        )
+            cell.sizes, hidden=cell.hidden, output=cell.output, loss=cell.loss,
+            backend="numpy", rng=0,
+        )  # fmt: skip
         self.net.weights, self.net.biases = data.weights, data.biases
         rate = cell.learning_rate
         self.optimizer = gb.Adam(rate) if cell.adam else gb.SGD(rate)
-        self.targets = data.labels if loss == "cross_entropy" else data.Y
+        self.targets = data.labels if cell.loss == "cross_entropy" else data.Y
 
     def _fit(self, X: np.ndarray, Y: np.ndarray, epochs: int, shuffle: bool) -> None:
         self.net.fit(

@@ -1,10 +1,10 @@
-"""scikit-learn's MLPClassifier, `fit` with `warm_start`."""
+"""scikit-learn's MLPClassifier and MLPRegressor, `fit` with `warm_start`."""
 
 import warnings
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from contest.cells import Cell, Data
 from contest.engines.base import Engine
@@ -13,24 +13,32 @@ from contest.engines.base import Engine
 class Sklearn(Engine):
     """Sigmoid outputs go with the log loss alone here: that is trained instead of the squared."""
 
-    raw_epsilon = True
+    raw_epsilon = any_units = True
+
+    @classmethod
+    def refusal(cls, cell: Cell) -> str | None:
+        return "it has no gelu" if cell.hidden == "gelu" else None
 
     @classmethod
     def loss(cls, cell: Cell) -> str:
-        return "log_loss" if cell.loss == "squared" else cell.loss
+        return "log_loss" if cell.loss == "squared" and cell.output == "sigmoid" else cell.loss
 
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         super().__init__(cell, data, threads)
-        multilabel = cell.loss == "squared"
-        self.targets = data.Y.astype(np.int64) if multilabel else data.labels
-        self.model = MLPClassifier(
-            cell.sizes[1:-1], activation="logistic", solver="adam" if cell.adam else "sgd",
-            alpha=0.0, batch_size=cell.batch_size, learning_rate_init=cell.learning_rate,
+        numbers, make = cell.output == "identity", MLPClassifier
+        self.targets = data.Y.astype(np.int64) if cell.loss == "squared" else data.labels
+        if numbers:
+            self.targets, make = data.Y[:, 0], MLPRegressor
+        hidden = "logistic" if cell.hidden == "sigmoid" else cell.hidden
+        self.model = make(
+            hidden_layer_sizes=cell.sizes[1:-1], activation=hidden,
+            solver="adam" if cell.adam else "sgd", alpha=0.0, batch_size=cell.batch_size,
+            learning_rate_init=cell.learning_rate,
             momentum=0.0, nesterovs_momentum=False, n_iter_no_change=10**9, warm_start=True,
             random_state=0,
         )  # fmt: skip
         # Once over few rows, so that there are parameters to set.
-        rows = np.unique(self.targets, axis=0, return_index=True)[1]
+        rows = np.arange(2) if numbers else np.unique(self.targets, axis=0, return_index=True)[1]
         self._fit(data.X[rows], self.targets[rows], 1, False)
         pairs = zip(data.weights, data.biases, strict=True)
         for l, (W, b) in enumerate(pairs):
@@ -48,7 +56,8 @@ class Sklearn(Engine):
             self._fit(self.data.X, self.targets, len(order) // self.cell.rows, False)
             return
         Y = self.targets[order]
-        if len(np.unique(Y, axis=0)) < len(np.unique(self.targets, axis=0)):
+        numbers = self.cell.output == "identity"
+        if not numbers and len(np.unique(Y, axis=0)) < len(np.unique(self.targets, axis=0)):
             # `fit` wants to see every class again.
             classes = np.unique(self.targets)
             self.model.shuffle, self.model.warm_start = False, False

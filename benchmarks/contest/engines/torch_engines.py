@@ -11,11 +11,17 @@ import torch.nn.functional as F
 from contest.cells import Cell, Data
 from contest.engines.base import Engine
 
+_UNITS = {
+    "sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU,
+    "gelu": torch.nn.GELU,
+}  # fmt: skip
+
 
 class Eager(Engine):
     """`nn.Sequential` that ends in logits, its loss, autograd and the plain optimiser."""
 
     fused = False
+    any_units = True
 
     def __init__(self, cell: Cell, data: Data, threads: int) -> None:
         super().__init__(cell, data, threads)
@@ -27,7 +33,7 @@ class Eager(Engine):
         for W, b in zip(data.weights, data.biases, strict=True):
             linear = torch.nn.Linear(W.shape[1], W.shape[0])
             linear.weight.data, linear.bias.data = torch.tensor(W), torch.tensor(b)
-            layers += [linear, torch.nn.Sigmoid()]
+            layers += [linear, _UNITS[cell.hidden]()]
         self.linears = layers[::2]
         self.model = torch.nn.Sequential(*layers[:-1])
         make = torch.optim.Adam if cell.adam else torch.optim.SGD
@@ -40,7 +46,8 @@ class Eager(Engine):
             return F.cross_entropy(z, y)
         if self.cell.loss == "log_loss":
             return F.binary_cross_entropy_with_logits(z, y)
-        return F.mse_loss(torch.sigmoid(z), y, reduction="sum") * (0.5 / self.cell.batch_size)
+        o = torch.sigmoid(z) if self.cell.output == "sigmoid" else z
+        return F.mse_loss(o, y, reduction="sum") * (0.5 / self.cell.batch_size)
 
     def step(self, x: Any, y: Any) -> None:
         self.optimizer.zero_grad(set_to_none=True)
