@@ -82,28 +82,15 @@ def test_a_program_is_read_as_it_was_compiled():
         _ = again.thrice
 
 
-def test_where_the_loader_is_untried_numba_reads_its_own_way(tmp_path, monkeypatch):
-    """The same bits from a network, trained and asked."""
-
-    def trained():
-        X = np.linspace(-1, 1, 600, dtype=np.float32).reshape(60, 10)
-        net = gb.Network([10, 20, 1], hidden="gelu", output="identity", backend="numpy", rng=0)
-        net.fit(X, X[:, :1], batch_size=8, epochs=2, executor="compiled", progress=False)
-        return net.weights[0].tobytes(), net.predict(X).tobytes()
-
-    def by_numba(codes):
-        read.append(codes)
-        return place(codes)
-
-    expected = trained()
-    place, read = objects._placed_by_numba, []
-    monkeypatch.setattr(objects, "LOADS_ALONE", False)
-    monkeypatch.setattr(objects, "_placed_by_numba", by_numba)
-    monkeypatch.setattr(objects, "_placed", None)
-    monkeypatch.setattr(cache, "_LOADED", {})
-    monkeypatch.setattr(objects, "compiled", None)  # all that it takes is there
-    assert trained() == expected
-    assert len(read) > 3  # kernels, the loop, formulas, what predicts
+def test_where_the_loader_is_untried_numba_reads_its_own_way(kept):
+    """The same bits, and nothing is compiled."""
+    job = JOB.format(dtype="float32", batch_size=8, hidden="gelu")
+    untried = """
+from gpubackprop.executors.compiled import objects
+objects.LOADS_ALONE, objects.compiled, objects._placed = False, None, None
+"""
+    expected = run(job, kept)
+    assert run(untried + job, kept) == ["True", expected[1], "True"]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"no program", "cut short"])

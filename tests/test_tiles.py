@@ -171,7 +171,11 @@ def test_tiles_are_for_batches(monkeypatch):
     """By hand from the rules in `tables`, on a processor without a matrix unit."""
     monkeypatch.setattr(tables.amx, "usable", lambda dtype: False)
     net = gb.Network([784, 30, 2, 1], output="identity", backend="numpy")
-    assert tables.product_kinds(net.model, 8) == [1, 1, 1]
-    assert tables.product_kinds(net.model, 9) == [2, 1, 1]
+    for registers, few in (32, 1), (16, 8):
+        monkeypatch.setattr(tables, "processor", lambda n=registers: (2 * n, n))
+        assert tables.product_kinds(net.model, few) == [1, 1, 1]
+        assert tables.product_kinds(net.model, few + 1) == [2, 1, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr(tables.amx, "usable", lambda dtype: False)
     wide = gb.Network([1024, 2048, 10], output="identity", backend="numpy")
     assert tables.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]

@@ -181,13 +181,18 @@ def _placed_by_numba(codes: dict[str, bytes]) -> dict[str, int]:
     """Do the same the way Numba does with its own cache, and on every system that it knows."""
     from llvmlite import binding
     from numba.core.registry import cpu_target
+    from numba.core.runtime import rtsys
 
-    codegen, found = cpu_target.target_context.codegen(), {}
-    nothing = binding.parse_assembly("").as_bitcode()
+    context, found = cpu_target.target_context, {}
+    rtsys.initialize(context)  # code refers to what it brings
     for path, code in codes.items():
         if path != _STUBS:
             name, symbol = path.split("/", 1)
-            library = codegen.unserialize_library((symbol, "object", (code, nothing)))
+            # What tells Numba which functions there are.
+            stated = binding.parse_assembly(f'define void @"{symbol}"() {{ ret void }}')
+            library = context.codegen().unserialize_library(
+                (symbol, "object", (code, stated.as_bitcode()))
+            )
             _OWNERS.append(library)
             found[name] = library.get_pointer_to_function(symbol)
     return found

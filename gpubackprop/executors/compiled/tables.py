@@ -79,7 +79,6 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
     """
     splits = amx.usable(model.dtype) and blas_threads <= EQUAL_THREADS
     splits = splits and n_rows >= ROWS_OF_PANELS
-    large = TILES if n_rows > ROWS_OF_BLAS and tiles_beat_blas(blas_threads) else BLAS
     kinds = []
     for own, (m, n) in zip(own_layers(model), model.layout.shapes, strict=True):
         if own and n_rows >= NARROW_ROWS and _fits_panels(model, m, n):
@@ -90,7 +89,8 @@ def product_kinds(model: Model, n_rows: int, blas_threads: int = 1) -> list[int]
         elif splits and n > NARROW_UNITS:
             kinds.append(SPLIT)
         else:
-            kinds.append(large)
+            tiles = n_rows > ROWS_OF_BLAS and tiles_beat_blas(blas_threads)
+            kinds.append(TILES if tiles else BLAS)
     return kinds
 
 
@@ -114,10 +114,14 @@ def piece_rows(model: Model, blas_threads: int = 1) -> int:
     threads: a power of two.
     """
     (m, n), own = model.layout.shapes[0], own_layers(model)[0]
-    tiles = tiles_beat_blas(blas_threads) and not amx.usable(model.dtype)
-    if max(m * n for m, n in model.layout.shapes) > WIDE_WEIGHTS:
-        return WIDE_TILES_PIECE if tiles else WIDE_PIECE
-    if _fits_panels(model, m, n) if own else not tiles:
+    wide = max(m * n for m, n in model.layout.shapes) > WIDE_WEIGHTS
+    if wide or not own:
+        tiles = tiles_beat_blas(blas_threads) and not amx.usable(model.dtype)
+        if wide:
+            return WIDE_TILES_PIECE if tiles else WIDE_PIECE
+        if not tiles:
+            return PIECE
+    elif _fits_panels(model, m, n):
         return PIECE
     if n > FEW_INPUTS:
         return NARROW_PIECE if own else TILES_PIECE_BYTES // model.dtype.itemsize
