@@ -20,7 +20,7 @@ from gpubackprop.executors import Job, cpu_cost
 pytest.importorskip("numba", reason="Numba, of the extra fast, is not installed")
 pytest.importorskip("scipy", reason="SciPy, of the extra fast, is not installed")
 
-from gpubackprop.executors.compiled import amx, cache, formulas, source, tables
+from gpubackprop.executors.compiled import amx, cache, choices, formulas, source
 
 HIDDEN = [name for name, entry in gb.ACTIVATIONS.items() if entry.elementwise]
 RNG = np.random.default_rng(0)
@@ -539,7 +539,7 @@ def test_numba_is_not_imported_before_it_is_used():
 def test_pieces_of_a_batch_are_powers_of_two():
     for sizes in ([4, 4, 1], [784, 30, 10], [1024, 2048, 2048, 10], [100_000, 10]):
         net = gb.Network(sizes, output="identity", backend="numpy")
-        rows = tables.piece_rows(net.model)
+        rows = choices.piece_rows(net.model)
         assert rows & (rows - 1) == 0
         assert rows <= gb.backprop.SLICE
 
@@ -598,7 +598,7 @@ def test_auto_counts_what_a_matrix_unit_saves(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_counts_the_layers_that_a_matrix_unit_does(has, dtype, monkeypatch):
-    """Those of `tables.product_kinds`, of one thread and batches that narrow layers gain nothing
+    """Those of `choices.product_kinds`, of one thread and batches that narrow layers gain nothing
     in; each adds as much as its weights, forward, back and in the gradient.
     """
     monkeypatch.setattr(amx, "_is_there", lambda: has)
@@ -608,7 +608,7 @@ def test_auto_counts_the_layers_that_a_matrix_unit_does(has, dtype, monkeypatch)
         without = cpu_cost.seconds_saved(given)
         monkeypatch.setattr(cpu_cost.processor, "has_matrix_unit", lambda: has)
         more = cpu_cost.seconds_saved(given) - without
-        done = tables.product_kinds(given.model, rows) == [3]
+        done = choices.product_kinds(given.model, rows) == [3]
         products = 2 * m * n * given.n_samples * given.epochs  # no delta goes to layer -1
         assert more == pytest.approx(done * products * cpu_cost.MULTIPLY_SECONDS, rel=1e-6)
 

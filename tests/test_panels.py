@@ -13,7 +13,7 @@ pytest.importorskip("numba", reason="compiled code needs Numba, of the extra 'fa
 
 from gpubackprop.backends import processor
 from gpubackprop.executors.base import Job
-from gpubackprop.executors.compiled import amx, cache, source, split, tables
+from gpubackprop.executors.compiled import amx, cache, choices, source, split, tables
 
 SINGLE = np.dtype(np.float32)
 needs_amx = pytest.mark.skipif(
@@ -217,15 +217,15 @@ def test_the_choice_of_what_does_a_product(monkeypatch):
     net = gb.Network([784, 256, 128, 10], output="softmax", backend="numpy")
     double = gb.Network([784, 256, 128, 10], output="softmax", backend="numpy", dtype="float64")
     monkeypatch.setattr(amx, "_is_there", lambda: True)
-    assert tables.product_kinds(net.model, 64) == [3, 3, 2]
-    assert 3 not in tables.product_kinds(net.model, 63)
-    assert 3 not in tables.product_kinds(double.model, 256)
-    assert 3 not in tables.product_kinds(net.model, 256, blas_threads=3)
+    assert choices.product_kinds(net.model, 64) == [3, 3, 2]
+    assert 3 not in choices.product_kinds(net.model, 63)
+    assert 3 not in choices.product_kinds(double.model, 256)
+    assert 3 not in choices.product_kinds(net.model, 256, blas_threads=3)
     narrow = gb.Network([784, 30, 10], output="softmax", backend="numpy")
-    assert tables.product_kinds(narrow.model, 128) == [3, 2]
-    assert tables.product_kinds(narrow.model, 127) == [2, 2]
+    assert choices.product_kinds(narrow.model, 128) == [3, 2]
+    assert choices.product_kinds(narrow.model, 127) == [2, 2]
     monkeypatch.setattr(amx, "_is_there", lambda: False)
-    assert 3 not in tables.product_kinds(net.model, 256)
+    assert 3 not in choices.product_kinds(net.model, 256)
 
 
 def test_it_can_be_ruled_out(monkeypatch):

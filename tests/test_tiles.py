@@ -11,7 +11,7 @@ import gpubackprop as gb
 
 pytest.importorskip("numba", reason="compiled code needs Numba, of the extra 'fast'")
 
-from gpubackprop.executors.compiled import cache, source, tables, vectors
+from gpubackprop.executors.compiled import cache, choices, source, vectors
 
 #: Bytes of a vector and registers: those of a processor with AVX-512, with AVX2, with neither. Any
 #: processor runs all of them, if slowly.
@@ -149,7 +149,7 @@ NETWORKS = [
 def test_training_by_tiles_is_training(sizes, blas, size, monkeypatch):
     """Every way to do a layer's products, and last batches and pieces of one row."""
     chosen = types.SimpleNamespace(library=lambda: blas)
-    monkeypatch.setattr(tables, "blas", chosen)  # what the choice is made by
+    monkeypatch.setattr(choices, "blas", chosen)  # what the choice is made by
     rng = np.random.default_rng(3)
     X, Y = rng.standard_normal((129, sizes[0])), rng.standard_normal((129, sizes[-1]))
     weights = rng.random(129)
@@ -168,14 +168,14 @@ def test_training_by_tiles_is_training(sizes, blas, size, monkeypatch):
 
 
 def test_tiles_are_for_batches(monkeypatch):
-    """By hand from the rules in `tables`, on a processor without a matrix unit."""
-    monkeypatch.setattr(tables.amx, "usable", lambda dtype: False)
+    """By hand from the rules in `choices`, on a processor without a matrix unit."""
+    monkeypatch.setattr(choices.amx, "usable", lambda dtype: False)
     net = gb.Network([784, 30, 2, 1], output="identity", backend="numpy")
     for registers, few in (32, 1), (16, 8):
-        monkeypatch.setattr(tables, "processor", lambda n=registers: (2 * n, n))
-        assert tables.product_kinds(net.model, few) == [1, 1, 1]
-        assert tables.product_kinds(net.model, few + 1) == [2, 1, 1]
+        monkeypatch.setattr(choices, "processor", lambda n=registers: (2 * n, n))
+        assert choices.product_kinds(net.model, few) == [1, 1, 1]
+        assert choices.product_kinds(net.model, few + 1) == [2, 1, 1]
     monkeypatch.undo()
-    monkeypatch.setattr(tables.amx, "usable", lambda dtype: False)
+    monkeypatch.setattr(choices.amx, "usable", lambda dtype: False)
     wide = gb.Network([1024, 2048, 10], output="identity", backend="numpy")
-    assert tables.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]
+    assert choices.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]

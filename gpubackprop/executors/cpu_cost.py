@@ -17,7 +17,7 @@ UNIT_SECONDS = 5e-9
 #: Of each parameter and update: reading and writing the gradient and the weights once more.
 PARAMETER_SECONDS = 0.4e-9
 #: Of each multiplication with an addition that a matrix unit does: in layers of more units and
-#: inputs than so many, from so many rows on. `compiled.tables` has the other rules, and is not
+#: inputs than so many, from so many rows on. `compiled.choices` has the other rules, and is not
 #: imported before it pays: left out are narrow layers of large batches, which gain little, and that
 #: many threads of BLAS are as fast.
 MULTIPLY_SECONDS, LEAST_UNITS, LEAST_ROWS = 4e-12, 64, 64

@@ -7,19 +7,13 @@ from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job, Progress
 from gpubackprop.executors.compiled import cache, fixed_source
+from gpubackprop.executors.compiled.choices import calls_blas, piece_rows
 from gpubackprop.executors.compiled.formulas import FORMULAS, Program
 from gpubackprop.executors.compiled.held_tables import HeldWorkspace, velocity_tables
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop
 from gpubackprop.executors.compiled.outer_step import BLOCK, write_outer_step
 from gpubackprop.executors.compiled.plans import steps_outer
-from gpubackprop.executors.compiled.tables import (
-    Memory,
-    Workspace,
-    calls_blas,
-    parameter_tables,
-    piece_rows,
-    position,
-)
+from gpubackprop.executors.compiled.tables import Memory, Workspace, parameter_tables, position
 from gpubackprop.optimizers import Optimizer
 
 

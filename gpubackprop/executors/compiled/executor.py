@@ -10,13 +10,14 @@ from gpubackprop.executors import cpu_cost, prediction
 from gpubackprop.executors.base import Epochs, Job, Progress, Tally, batches_per_block
 from gpubackprop.executors.compiled import cache, objects, predictor, several, usable
 from gpubackprop.executors.compiled.bindings import Bindings
+from gpubackprop.executors.compiled.choices import calls_blas
 from gpubackprop.executors.compiled.formulas import write_formulas
 from gpubackprop.executors.compiled.loaded import FixedLoop, LoadedLoop, seconds_to_load
 from gpubackprop.executors.compiled.plans import loop_of
 from gpubackprop.executors.compiled.rows import Rows
 from gpubackprop.executors.compiled.shuffle import pays, shuffle
 from gpubackprop.executors.compiled.split import Split, blas_threads, parts_of
-from gpubackprop.executors.compiled.tables import calls_blas, pack
+from gpubackprop.executors.compiled.tables import pack
 from gpubackprop.types import Array
 
 

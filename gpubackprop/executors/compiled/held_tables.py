@@ -5,15 +5,14 @@ import numpy as np
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import linear, plans
+from gpubackprop.executors.compiled.choices import own_layers, tiles_beat_blas
 from gpubackprop.executors.compiled.formulas import Program
 from gpubackprop.executors.compiled.tables import (
     Memory,
     keeps_z,
-    own_layers,
     position,
     read_places,
     shared_tables,
-    tiles_beat_blas,
 )
 
 #: Rows of the tables are so many numbers long, or a multiple: the rest, zeros, lets loops over rows

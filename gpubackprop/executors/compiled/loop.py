@@ -222,7 +222,8 @@ def train(
     """Train on rows start..stop of an order, an update after each `batch_size` of them.
 
     A batch that comes in several calls has `whole` rows in all, of which `first` came before;
-    `last` tells whether these are its last. `rows_wise` is what `tables.rows_wise` returns;
+    `last` tells whether these are its last. `by_columns` and `rows_wise` are what
+    `choices.rows_of_columns` and `tables.rows_wise` return;
     `tallies` tells whether penalties are part of the loss. Where `outer_step` is not 0, a batch of
     one sample steps each W while its gradient is computed, and puts the penalties into sums[2].
     """
@@ -253,7 +254,7 @@ def train(
                 tell_ahead(codes(ahead), X, order, iota, s + p + k, stop, n_in[0], n_out[0], most)
             x = read_inputs(K, X, order, rows, X_buffer, s + p, n_in[0], k, own[0])
             x_rows = rows if x == X else iota
-            columns, x0, by_rows = int(by_columns != 0 and single == 0), x, 1
+            columns, x0, by_rows = int(by_columns != 0 and k >= by_columns), x, 1
             if columns:
                 transpose(x, x_rows, n_in[0], X_columns, k, n_in[0], k, 0)
                 x = X_columns

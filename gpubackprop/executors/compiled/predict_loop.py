@@ -48,7 +48,7 @@ def predict(
         add_total(x, k * n, value)
         if not is_finite(doubles(value)[0]):
             return 0
-        columns = int(by_columns != 0 and k > 1)
+        columns = int(by_columns != 0 and k >= by_columns)
         if columns:
             transpose(x, iota, n, X_columns, k, n, k, 0)
             x = X_columns

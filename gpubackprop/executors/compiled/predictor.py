@@ -10,17 +10,11 @@ from gpubackprop.backends import blas
 from gpubackprop.backprop import SLICE
 from gpubackprop.buffers import Layers
 from gpubackprop.executors.compiled import cache, usable
+from gpubackprop.executors.compiled.choices import WIDE_PIECE, calls_blas, piece_rows
 from gpubackprop.executors.compiled.formulas import write_activations
 from gpubackprop.executors.compiled.loaded import LoadedLoop, texts
 from gpubackprop.executors.compiled.split import LARGE_LAYER, ROWS_STEP, SPLIT_PRODUCTS, bounds
-from gpubackprop.executors.compiled.tables import (
-    WIDE_PIECE,
-    Workspace,
-    calls_blas,
-    pack,
-    piece_rows,
-    position,
-)  # fmt: skip
+from gpubackprop.executors.compiled.tables import Workspace, pack, position
 from gpubackprop.model import Model
 from gpubackprop.threads import can_limit, limited, run_all, usable_threads
 

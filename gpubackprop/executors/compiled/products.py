@@ -1,4 +1,4 @@
-"""The three products of a layer with a batch, by whatever does them quickest: see `tables`.
+"""The three products of a layer with a batch, by whatever does them quickest: see `choices`.
 
 BLAS, loops over rows of ours, our tiles, or the processor's matrix unit. Like `loop`, whose
 functions these are copied beside, never called from Python. Arrays of a batch have their units as

@@ -14,14 +14,9 @@ from gpubackprop.backprop import State
 from gpubackprop.buffers import Parameters
 from gpubackprop.executors.base import Job
 from gpubackprop.executors.compiled import amx
+from gpubackprop.executors.compiled.choices import calls_blas, piece_rows
 from gpubackprop.executors.compiled.formulas import FORMULAS, Program
-from gpubackprop.executors.compiled.tables import (
-    Workspace,
-    calls_blas,
-    parameter_tables,
-    piece_rows,
-    position,
-)
+from gpubackprop.executors.compiled.tables import Workspace, parameter_tables, position
 from gpubackprop.threads import can_limit, run_all
 
 #: A batch is split if it takes so many multiplications with additions, some milliseconds, and has
