@@ -120,7 +120,7 @@ class Bindings:
     def updates(
         self, n: int, n_rows: int, n_last: int, state: State, progress: Progress
     ) -> dict[str, int]:
-        """Return what the loop is told of n updates: as what they count, and their numbers.
+        """Return what the loop is told of n updates: their numbers, and how many were before them.
 
         Parameters
         ----------

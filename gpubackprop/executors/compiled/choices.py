@@ -35,13 +35,13 @@ FEW_INPUTS, TILES_INPUTS = 64, 160
 #: Rows that go through the network at once: they are read twice, and should be in the cache then.
 #: Where W is larger than the cache, each of its readings should serve many: more of BLAS's.
 PIECE, NARROW_PIECE, WIDE_PIECE, WIDE_TILES_PIECE = 512, 64, 2048, 256
+WIDE_WEIGHTS = 1 << 20
 #: And so many bytes of each unit, where tiles do a layer that is not narrow: twice as many rows of
 #: float32 are 1.01 to 1.02 times as fast on a Zen 4, of float64 0.94 to 0.98 times.
 TILES_PIECE_BYTES = 512
 #: With few inputs it is the units' outputs that should be in the cache: so many bytes of them.
 #: 10-512-512-1 then trains 1.07 times as fast on a Zen 4, 20-100-100-1 in float64 1.05 times.
 OUTPUT_BYTES = 3 << 17
-WIDE_WEIGHTS = 1 << 20
 
 
 def own_layers(model: Model) -> list[bool]:
