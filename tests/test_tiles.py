@@ -171,11 +171,9 @@ def test_tiles_are_for_batches(monkeypatch):
     """By hand from the rules in `choices`, on a processor without a matrix unit."""
     monkeypatch.setattr(choices.amx, "usable", lambda dtype: False)
     net = gb.Network([784, 30, 2, 1], output="identity", backend="numpy")
+    wide = gb.Network([1024, 2048, 10], output="identity", backend="numpy")
+    assert choices.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]
     for registers, few in (32, 1), (16, 8):
         monkeypatch.setattr(choices, "processor", lambda n=registers: (2 * n, n))
         assert choices.product_kinds(net.model, few) == [1, 1, 1]
         assert choices.product_kinds(net.model, few + 1) == [2, 1, 1]
-    monkeypatch.undo()
-    monkeypatch.setattr(choices.amx, "usable", lambda dtype: False)
-    wide = gb.Network([1024, 2048, 10], output="identity", backend="numpy")
-    assert choices.product_kinds(wide.model, 64, blas_threads=2) == [0, 2]

@@ -131,10 +131,9 @@ class Contest:
     def _cell(self, cell: Cell, folder: str) -> dict[str, Any]:
         write_references(cell, folder)
         self.tell(f"{cell.name}: preparing and checking")
-        # Compilers may use every core.
-        everywhere = self.cores
+        # Where it will be timed: JAX makes a thread for each core that it sees here.
         for process in self.processes:
-            process.tell("prepare", cell.name, folder, cores=everywhere)
+            process.tell("prepare", cell.name, folder, cores=self.cores)
         found = {process.name: process.answer() for process in self.processes}
         for result in found.values():
             error = result.get("error")

@@ -13,7 +13,7 @@ from contest.engines.base import Engine
 class Sklearn(Engine):
     """Sigmoid outputs go with the log loss alone here: that is trained instead of the squared."""
 
-    raw_epsilon = any_units = True
+    raw_epsilon = True
 
     @classmethod
     def refusal(cls, cell: Cell) -> str | None:

@@ -84,7 +84,9 @@ class Compiled:
         if _obstacle(job) is not None:
             return False
         seconds = Compiled.seconds_to_begin(job)
-        least = cpu_cost.LOAD_SECONDS if objects.LOADS_ALONE else cpu_cost.IMPORT_SECONDS
+        # Where it compiles, the import is counted already.
+        alone = objects.LOADS_ALONE or seconds > 0
+        least = cpu_cost.LOAD_SECONDS if alone else cpu_cost.IMPORT_SECONDS
         return saved > least + seconds and (
             usable.problem(compiles=seconds > 0, multiplies=calls_blas(job.model)) is None
         )
@@ -154,7 +156,8 @@ class Compiled:
         updates = self._bindings.updates(
             n * len(epochs.losses), batch_size, batch_size, state, progress
         )
-        arguments = whole | updates | {
+        arguments = {
+            **whole, **updates,
             "start": 0, "stop": source.n_samples, "batch_size": batch_size, "batch": 0,
         }  # fmt: skip
         try:
@@ -194,7 +197,9 @@ class Compiled:
         rows = whole["whole"] or batch_size
         n_last = whole["whole"] or stop - start - (n - 1) * batch_size
         updates = self._bindings.updates(n, rows, n_last, state, progress)
-        arguments = whole | updates | {"start": start, "stop": stop, "batch_size": batch_size}
+        arguments = {
+            **whole, **updates, "start": start, "stop": stop, "batch_size": batch_size,
+        }  # fmt: skip
         if self._split is not None and not whole["whole"]:
             self._split_batches(arguments, progress)
         else:

@@ -111,7 +111,7 @@ class Split:
             gradients.append(Parameters(model, make(model.layout.size, model.dtype)))
         n_rows = min(int(most), piece_rows(model))
         self._parts = [_Part(job, program, n_rows, gradient) for gradient in gradients]
-        self.fixed = self._parts[0].workspace.fixed
+        self._constants = self._parts[0].workspace.fixed["C"]
         self._formulas = {
             name: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(FORMULAS[name]))(formulas[name])
             for name in ("penalize", "decay", "step")
@@ -169,7 +169,7 @@ class Split:
 
     def _update(self, here: slice, scalars: int, parameters: Parameters) -> None:
         """Let the optimiser move a range of the flat parameters, as the loop's `update` does."""
-        state, C, start = self.state, self.fixed["C"], here.start
+        state, C, start = self.state, self._constants, here.start
         n_weights = max(0, min(here.stop, parameters.model.layout.n_weights) - start)
         g = state.gradient.flat[here]
         w, trainable = position(parameters.flat[here]), 0
